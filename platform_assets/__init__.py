@@ -1,0 +1,1 @@
+"""Kestrel: a vision-model training platform that is one Dagster asset graph."""

@@ -1,0 +1,257 @@
+"""The Experiment component: one YAML file names a dataset and variants, and becomes trials, a champion and its exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from platform_assets.components import champion_steps, delivery_steps, embedding_steps, leaderboard_steps, trial_steps
+from platform_assets.components.automation import retrain_job, weekly_retrain
+from platform_assets.components.specs import DEFAULT_OWNERS, SINGLE_RUN, SLUG, asset_spec
+from platform_assets.components.vision_dataset import VisionDataset
+from platform_assets.resources import (
+    ComputeResource,
+    FilesResource,
+    OutputsResource,
+    RunsResource,
+    TablesResource,
+)
+from platform_assets.vision.gates import Gate
+from platform_assets.vision.preprocessing import Resize
+from platform_assets.vision.recipes import ImageSizePx, MetricName, Seeds, Variant, VariantName, trial_key
+
+POOL = "accelerator"
+
+
+class UnknownDataset(ValueError):
+    """An experiment names a dataset that no VisionDataset defines."""
+
+
+class ExperimentSpec(BaseModel):
+    """What all variants share, and the variants. Its assets stand under `[dataset, name]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=SLUG)
+    dataset: str = Field(description="name of a VisionDataset of this project")
+    description: str
+    metric: MetricName = "macro_f1"
+    image_size_px: ImageSizePx | None = Field(None, description="the backbone's native size unless set")
+    resize: Resize = "squash"
+    seeds: Seeds = (0,)
+    resample: bool = Field(False, description="each seed draws its own split by the dataset's rule, instead of sharing one")
+    subset: Literal["all", "tiny"] = Field("all", description="tiny: two batches a part, for smoke runs")
+    baseline: VariantName = Field(description="the variant that the others are compared with")
+    variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
+    gate: Gate = Gate()
+    retrain: str | None = Field(None, description="cron of the retrain schedule, which ships stopped")
+    intended_use: str | None = None
+    limits: str | None = None
+    owners: tuple[str, ...] = DEFAULT_OWNERS
+
+    @model_validator(mode="after")
+    def _baseline_is_a_variant(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline!r} is not a variant; name one of {', '.join(self.variants)}")
+        return self
+
+    @property
+    def trials(self) -> dict[str, tuple[str, int]]:
+        """Partition key to variant name and seed, in the order of the YAML file."""
+        return {
+            trial_key(name, seed): (name, seed)
+            for name, variant in self.variants.items()
+            for seed in variant.seeds or self.seeds
+        }
+
+    @property
+    def key(self) -> list[str]:
+        return [self.dataset, self.name]
+
+    @property
+    def group(self) -> str:
+        return "_".join(self.key)
+
+
+class Experiment(dg.Component):
+    """Variants of a model, several seeds each, on one dataset version: compared, gated, registered and exported."""
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return ExperimentSpec
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Experiment:
+        assert isinstance(attributes, ExperimentSpec)
+        return cls(attributes)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        spec = self.spec
+        _require_dataset(spec, context)
+        assets = [_embeddings(spec), _trials(spec), _leaderboard(spec), _champion(spec), _exports(spec), _model_card(spec)]
+        checks = [leaderboard_steps.manifest_check(spec)]
+        return dg.Definitions(
+            assets=assets, asset_checks=checks, jobs=[retrain_job(spec)], schedules=weekly_retrain(spec)
+        )
+
+
+def _require_dataset(spec: ExperimentSpec, context: dg.ComponentLoadContext) -> None:
+    datasets = [found.spec.name for found in context.component_tree.get_all_components(of_type=VisionDataset)]
+    if spec.dataset not in datasets:
+        known = ", ".join(sorted(datasets)) or "none"
+        where = yaml_position(context, "dataset")
+        raise UnknownDataset(
+            f"`attributes.dataset at {where}`: no VisionDataset is named {spec.dataset!r} (defined: {known}); "
+            "define it or correct the name"
+        )
+
+
+def yaml_position(context: dg.ComponentLoadContext, key: str) -> str:
+    """`file:line` of a key of the attributes, as the schema errors give it."""
+    file = context.path / "defs.yaml" if context.path.is_dir() else context.path
+    lines = file.read_text(encoding="utf-8").splitlines()
+    line = next((n for n, text in enumerate(lines, 1) if text.strip().startswith(f"{key}:")), 1)
+    return f"{file}:{line}"
+
+
+def _spec(spec: ExperimentSpec, name: str, text: str, deps: Sequence[str], **more: Any) -> dg.AssetSpec:
+    """`deps` name assets of this experiment, or `dataset.<asset>`."""
+    paths = [[spec.dataset, d.removeprefix("dataset.")] if d.startswith("dataset.") else [*spec.key, d] for d in deps]
+    return asset_spec([*spec.key, name], text, deps=paths, owners=spec.owners, **more)
+
+
+def _inputs(spec: ExperimentSpec) -> list[str]:
+    tiny = ["dataset.tiny_subset"] if spec.subset == "tiny" else []
+    return ["dataset.records", "dataset.label_map", *tiny]
+
+
+def _op_name(spec: ExperimentSpec, name: str) -> str:
+    return f"{spec.group}__{name}"
+
+
+def _embeddings(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    asset = _spec(
+        spec,
+        "embeddings",
+        embedding_steps.EMBEDDINGS,
+        _inputs(spec),
+        kinds={"pytorch", "openvino", "parquet"},
+        code=["vision.embedding", "vision.weights"],
+    )
+
+    @dg.multi_asset(name=_op_name(spec, "embeddings"), specs=[asset], pool=POOL, backfill_policy=SINGLE_RUN)
+    def embeddings(
+        context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource, compute: ComputeResource
+    ) -> dg.MaterializeResult[Any]:
+        return embedding_steps.embeddings(context, spec, tables.open(), files, compute)
+
+    return embeddings
+
+
+def _trials(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    def asset(name: str, text: str, deps: list[str], kinds: set[str], code: list[str]) -> dg.AssetSpec:
+        return _spec(spec, name, text, deps, kinds=kinds, code=code, skippable=True)
+
+    fitting = ["vision.training", "vision.probe", "vision.checkpoints"]
+    inputs = [*_inputs(spec), "embeddings"]
+    specs = [
+        asset("checkpoint", trial_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
+        asset("predictions", trial_steps.PREDICTIONS, ["checkpoint"], {"pytorch", "parquet"}, ["vision.evaluation"]),
+        asset("metrics", trial_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, ["vision.evaluation"]),
+    ]
+
+    @dg.multi_asset(
+        name=_op_name(spec, "trials"),
+        specs=specs,
+        partitions_def=dg.StaticPartitionsDefinition(list(spec.trials)),
+        check_specs=trial_steps.checks(spec),
+        can_subset=True,
+        pool=POOL,
+        backfill_policy=SINGLE_RUN,
+    )
+    def trials(
+        context: dg.AssetExecutionContext,
+        tables: TablesResource,
+        outputs: OutputsResource,
+        runs: RunsResource,
+        files: FilesResource,
+        compute: ComputeResource,
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        desk = trial_steps.Desk(context, spec, tables.open(), outputs.open(), runs.open(), files, compute)
+        yield from trial_steps.trials(desk)
+
+    return trials
+
+
+def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    asset = _spec(
+        spec, "leaderboard", leaderboard_steps.LEADERBOARD, ["metrics", "predictions"], kinds={"polars", "parquet"}, code=["vision.comparison"]
+    )
+
+    @dg.multi_asset(name=_op_name(spec, "leaderboard"), specs=[asset], backfill_policy=SINGLE_RUN)
+    def leaderboard(tables: TablesResource) -> dg.MaterializeResult[Any]:
+        return leaderboard_steps.leaderboard(spec, tables.open())
+
+    return leaderboard
+
+
+def _champion(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    asset = _spec(
+        spec, "champion", champion_steps.CHAMPION, ["leaderboard", "checkpoint"], kinds={"mlflow"}, code=["vision.gates", "vision.comparison"]
+    )
+
+    @dg.multi_asset(
+        name=_op_name(spec, "champion"),
+        specs=[asset],
+        check_specs=[champion_steps.gate_check(spec)],
+        pool=POOL,
+        backfill_policy=SINGLE_RUN,
+    )
+    def champion(
+        context: dg.AssetExecutionContext,
+        tables: TablesResource,
+        outputs: OutputsResource,
+        runs: RunsResource,
+        files: FilesResource,
+        compute: ComputeResource,
+    ) -> dg.MaterializeResult[Any]:
+        desk = trial_steps.Desk(context, spec, tables.open(), outputs.open(), runs.open(), files, compute)
+        return champion_steps.champion(desk)
+
+    return champion
+
+
+def _exports(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    asset = _spec(spec, "exports", delivery_steps.EXPORTS, ["champion"], kinds={"onnx"}, code=["vision.exporting"])
+
+    @dg.multi_asset(
+        name=_op_name(spec, "exports"),
+        specs=[asset],
+        check_specs=[delivery_steps.parity_check(spec)],
+        pool=POOL,
+        backfill_policy=SINGLE_RUN,
+    )
+    def exports(
+        context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
+    ) -> dg.MaterializeResult[Any]:
+        return delivery_steps.exports(context, spec, tables.open(), outputs.open(), files)
+
+    return exports
+
+
+def _model_card(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    asset = _spec(
+        spec, "model_card", delivery_steps.MODEL_CARD, ["champion", "exports", "leaderboard"], kinds={"markdown"}, code=["vision.cards"]
+    )
+
+    @dg.multi_asset(name=_op_name(spec, "model_card"), specs=[asset], backfill_policy=SINGLE_RUN)
+    def model_card(tables: TablesResource, outputs: OutputsResource, files: FilesResource) -> dg.MaterializeResult[Any]:
+        return delivery_steps.model_card(spec, tables.open(), outputs.open(), files)
+
+    return model_card

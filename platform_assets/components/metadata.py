@@ -1,0 +1,67 @@
+"""Frames, pictures and progress as Dagster shows them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_COLUMN_TYPES = {"Int": "int", "UInt": "int", "Float": "float", "Boolean": "bool"}
+
+
+def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
+    """The first rows of a frame; nested values become text."""
+    import polars as pl
+
+    flat = frame.head(max_rows).with_columns(
+        pl.col(name).map_elements(str, return_dtype=pl.String)
+        for name, kind in frame.schema.items()
+        if kind.is_nested()
+    )
+    columns = [
+        dg.TableColumn(name, next((t for start, t in _COLUMN_TYPES.items() if str(kind).startswith(start)), "string"))
+        for name, kind in flat.schema.items()
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in flat.to_dicts()], dg.TableSchema(columns=columns))
+
+
+def picture(image: bytes) -> dg.MarkdownMetadataValue:
+    """A PNG or JPEG of at most 100 KB, inside the event log, as the UI shows it."""
+    from platform_assets.vision.plots import as_markdown
+
+    return dg.MetadataValue.md(as_markdown(image))
+
+
+def every_two_seconds(log: Callable[[str], None], what: str) -> Callable[[int, int], None]:
+    """A progress callback `(done, total)` that logs count, rate and time left, at most every two seconds and at the end."""
+    start = time.monotonic()
+    last = start
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 2 and (done < total or now - start < 2):
+            return
+        last = now
+        rate = done / max(now - start, 1e-9)
+        log(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+
+    return report
+
+
+@contextmanager
+def stops_cleanly(what_is_kept: str) -> Iterator[None]:
+    """Ctrl-C or Terminate ends the step for good; with a retry policy Dagster would start it again (dagster#15026)."""
+    try:
+        yield
+    except dg.DagsterExecutionInterruptedError as interrupted:
+        raise dg.Failure(
+            f"Stopped by request. {what_is_kept} Materialize again to go on from there.", allow_retries=False
+        ) from interrupted
+

@@ -1,0 +1,136 @@
+"""The VisionDataset component: one YAML file describes a dataset and becomes its assets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field
+
+from platform_assets.components import dataset_steps as steps
+from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
+from platform_assets.resources import FilesResource, TablesResource
+from platform_assets.vision.sources import SourceSpec
+from platform_assets.vision.splits import SplitRule
+
+
+class VisionDatasetSpec(BaseModel):
+    """What a user says of a dataset. `name` is its key prefix and group in the graph."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=SLUG)
+    description: str = Field(description="one sentence: what the pictures show and what the label says")
+    licence: str | None = Field(None, description="SPDX id or name of the data's licence")
+    citation: str | None = Field(None, description="where the data comes from")
+    source: SourceSpec
+    split: SplitRule
+    leaks: Literal["fail", "drop"] = Field("fail", description="what happens to bytes that official parts share")
+    max_rejected_fraction: float = Field(0.01, ge=0, le=1)
+    max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
+    tiny_batch_size: int = Field(16, gt=0)
+    owners: tuple[str, ...] = DEFAULT_OWNERS
+
+
+class VisionDataset(dg.Component):
+    """Real images as a versioned, checked, split dataset: source, records, label map, tiny subset, profile and card."""
+
+    def __init__(self, spec: VisionDatasetSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return VisionDatasetSpec
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> VisionDataset:
+        assert isinstance(attributes, VisionDatasetSpec)
+        return cls(attributes)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        spec = self.spec
+        return dg.Definitions(assets=[_source(spec), _records(spec), _tiny_subset(spec), _profile(spec), _data_card(spec)])
+
+
+def _spec(dataset: VisionDatasetSpec, name: str, description: str, deps: list[str], **more: Any) -> dg.AssetSpec:
+    return asset_spec(
+        [dataset.name, name],
+        description,
+        deps=[[dataset.name, dep] for dep in deps],
+        owners=dataset.owners,
+        condition=FOLLOWS_ITS_INPUTS if deps else None,
+        **more,
+    )
+
+
+def _source(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    text = f"{dataset.description} The raw files as they are outside; the data version is the hash of their content."
+    spec = _spec(dataset, "source", text, [], kinds={dataset.source.kind}, code=["vision.scanning"])
+
+    @dg.multi_asset(name=f"{dataset.name}__source", specs=[spec], backfill_policy=SINGLE_RUN)
+    def source(
+        context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource
+    ) -> dg.MaterializeResult[Any]:
+        return steps.source(context, dataset, tables.open(), files.root)
+
+    return source
+
+
+def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    code = ["vision.scanning", "vision.splits"]
+    specs = [
+        _spec(dataset, "records", steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
+        _spec(dataset, "rejected", steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),
+        _spec(dataset, "label_map", steps.LABEL_MAP, ["source"], kinds={"parquet"}, code=code),
+    ]
+
+    @dg.multi_asset(
+        name=f"{dataset.name}__records",
+        specs=specs,
+        check_specs=steps.record_checks(dataset.name),
+        backfill_policy=SINGLE_RUN,
+    )
+    def records(
+        context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from steps.records(context, dataset, tables.open(), files.root)
+
+    return records
+
+
+def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    spec = _spec(dataset, "tiny_subset", steps.TINY, ["records"], kinds={"folder"}, code=["vision.tiny"])
+
+    @dg.multi_asset(
+        name=f"{dataset.name}__tiny_subset",
+        specs=[spec],
+        check_specs=[steps.tiny_check(dataset.name)],
+        backfill_policy=SINGLE_RUN,
+    )
+    def tiny_subset(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
+        return steps.tiny_subset(dataset, tables.open(), files)
+
+    return tiny_subset
+
+
+def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps = ["records", "rejected", "label_map"]
+    spec = _spec(dataset, "profile", steps.PROFILE, deps, kinds={"polars", "matplotlib"}, code=["vision.profile"])
+
+    @dg.multi_asset(name=f"{dataset.name}__profile", specs=[spec], backfill_policy=SINGLE_RUN)
+    def profile(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
+        return steps.profile(dataset, tables.open(), files.root)
+
+    return profile
+
+
+def _data_card(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps = ["records", "rejected", "label_map", "profile"]
+    spec = _spec(dataset, "data_card", steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.cards"])
+
+    @dg.multi_asset(name=f"{dataset.name}__data_card", specs=[spec], backfill_policy=SINGLE_RUN)
+    def data_card(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
+        return steps.data_card(dataset, tables.open(), files)
+
+    return data_card

@@ -1,0 +1,107 @@
+"""The resources assets ask for, each opening one store or naming one device; their defaults come from the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from platform_assets.settings import Settings
+from platform_assets.vision.devices import choose_device
+
+if TYPE_CHECKING:
+    from platform_assets.stores.embeddings import EmbeddingCache
+    from platform_assets.stores.outputs import Outputs
+    from platform_assets.stores.runs import Runs
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.devices import DeviceChoice
+
+
+class TablesResource(dg.ConfigurableResource[Any]):
+    """Parquet tables, one folder an asset."""
+
+    root: str = Field(description="folder of the tables")
+
+    def open(self) -> Tables:
+        from platform_assets.stores.tables import Tables
+
+        return Tables(Path(self.root))
+
+
+class OutputsResource(dg.ConfigurableResource[Any]):
+    """Checkpoint folders, local or on any fsspec URL."""
+
+    url: str = Field(description="folder or fsspec URL")
+    scratch: str = Field(description="local folder for work in progress and downloads when the URL is remote")
+
+    def open(self) -> Outputs:
+        from platform_assets.stores.outputs import Outputs
+
+        return Outputs(self.url, scratch=Path(self.scratch))
+
+
+class RunsResource(dg.ConfigurableResource[Any]):
+    """Training runs and registered models in MLflow."""
+
+    tracking_uri: str = Field(description="MLflow tracking URI")
+    artifact_root: str = Field(description="folder or URL of MLflow's artifacts")
+
+    def open(self) -> Runs:
+        from platform_assets.stores.runs import Runs
+
+        runs = Runs(self.tracking_uri, artifact_root=self.artifact_root)
+        runs.prepare()
+        return runs
+
+
+class FilesResource(dg.ConfigurableResource[Any]):
+    """Folders of a project: where sources are looked for, and where cards and tiny subsets are written."""
+
+    root: str = Field(description="the project's folder; relative source paths start here")
+    data: str = Field(description="folder of everything a run writes")
+
+    def card(self, *names: str) -> Path:
+        return Path(self.data, "cards", *names).with_suffix(".md")
+
+    def tiny_subset(self, dataset: str) -> Path:
+        return Path(self.data, "tiny", dataset)
+
+    def embedding_cache(self) -> EmbeddingCache:
+        from platform_assets.stores.embeddings import EmbeddingCache
+
+        return EmbeddingCache(Path(self.data, "cache"))
+
+
+class ComputeResource(dg.ConfigurableResource[Any]):
+    """What the heavy steps run on. Override it in the launchpad to force a device or an engine."""
+
+    device: str = Field(default="auto", description="auto, cpu, mps or cuda")
+    engine: str = Field(default="auto", description="auto, torch, onnxruntime or openvino: what embeds images")
+
+    def choose(self, log: Any) -> DeviceChoice:
+        choice = choose_device(self.device)  # type: ignore[arg-type]
+        log.info(f"device: {choice.device} ({choice.reason})")
+        return choice
+
+
+@dg.resource(config_schema=dg.Permissive(), description="dagster-mlflow's own mlflow_tracking resource, loaded on use")
+def mlflow_tracking(context: dg.InitResourceContext) -> Any:
+    """For assets of your own that want it. Kestrel's own assets track through `runs`: this one keeps a global active run."""
+    from dagster_mlflow import mlflow_tracking as tracking
+
+    return tracking.resource_fn(context)
+
+
+def resources(settings: Settings) -> dict[str, Any]:
+    """Every resource of a deployment, by the name assets use."""
+    data = settings.data_dir
+    return {
+        "tables": TablesResource(root=str(settings.tables_dir)),
+        "outputs": OutputsResource(url=settings.outputs_url, scratch=str(settings.cache_dir / "outputs")),
+        "runs": RunsResource(tracking_uri=settings.mlflow_uri, artifact_root=str(data / "mlflow" / "artifacts")),
+        "files": FilesResource(root=str(settings.root), data=str(data)),
+        "compute": ComputeResource(device=settings.device, engine=settings.engine),
+        "mlflow": mlflow_tracking.configured({"experiment_name": "dagster", "mlflow_tracking_uri": settings.mlflow_uri}),
+    }

@@ -1,0 +1,53 @@
+"""Where this deployment keeps its things; the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_root() -> Path:
+    """The folder of dagster.yaml: DAGSTER_HOME when set, else the nearest one above the working directory."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        return Path(home)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "dagster.yaml").is_file()), here)
+
+
+class Settings(BaseSettings):
+    """Every setting of a deployment, read from `KESTREL_<NAME>`; all have a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="KESTREL_", frozen=True, extra="ignore")
+
+    root: Path = Field(default_factory=_default_root, description="the project: the folder of dagster.yaml")
+    data: Path | None = Field(None, description="state and results; `data` below the root unless set")
+    outputs: str | None = Field(None, description="folder or fsspec URL of checkpoints; `outputs` below data unless set")
+    mlflow: str | None = Field(None, description="MLflow tracking URI; a SQLite file below data unless set")
+    device: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="where torch trains")
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = Field("auto", description="what embeds images")
+    executor: Literal["in_process", "multiprocess"] = Field("in_process", description="how the steps of a run execute")
+
+    @cached_property
+    def data_dir(self) -> Path:
+        return self.root / (self.data or "data")
+
+    @property
+    def outputs_url(self) -> str:
+        return self.outputs or str(self.data_dir / "outputs")
+
+    @property
+    def tables_dir(self) -> Path:
+        return self.data_dir / "tables"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.data_dir / "cache"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.mlflow or f"sqlite:///{self.data_dir / 'mlflow' / 'mlflow.db'}"

@@ -1,0 +1,1 @@
+"""The vision layer: pure Python and torch. Loads no dagster, mlflow, dvc or duckdb."""
