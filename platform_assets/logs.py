@@ -28,7 +28,7 @@ class _ShortLines(logging.Formatter):
     description="One line for each message of a step; log_level DEBUG adds Dagster's own events.",
 )
 def console(context: dg.InitLoggerContext) -> logging.Logger:
-    logger = logging.Logger("kestrel")  # noqa: LOG001 - its own tree: a run's log must not reach the root's handlers
+    logger = logging.Logger("kestrel")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_ShortLines())
     logger.addHandler(handler)

@@ -103,5 +103,7 @@ def resources(settings: Settings) -> dict[str, Any]:
         "runs": RunsResource(tracking_uri=settings.mlflow_uri, artifact_root=str(data / "mlflow" / "artifacts")),
         "files": FilesResource(root=str(settings.root), data=str(data)),
         "compute": ComputeResource(device=settings.device, engine=settings.engine),
-        "mlflow": mlflow_tracking.configured({"experiment_name": "dagster", "mlflow_tracking_uri": settings.mlflow_uri}),
+        "mlflow": mlflow_tracking.configured(
+            {"experiment_name": "dagster", "mlflow_tracking_uri": settings.mlflow_uri}
+        ),
     }

@@ -26,7 +26,9 @@ class Settings(BaseSettings):
 
     root: Path = Field(default_factory=_default_root, description="the project: the folder of dagster.yaml")
     data: Path | None = Field(None, description="state and results; `data` below the root unless set")
-    outputs: str | None = Field(None, description="folder or fsspec URL of checkpoints; `outputs` below data unless set")
+    outputs: str | None = Field(
+        None, description="folder or fsspec URL of checkpoints; `outputs` below data unless set"
+    )
     mlflow: str | None = Field(None, description="MLflow tracking URI; a SQLite file below data unless set")
     device: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="where torch trains")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = Field("auto", description="what embeds images")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
+from platform_assets.resources import FilesResource
 from platform_assets.vision.sources import source_root
 
 if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
-    from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.label_map import LabelMap
 
@@ -99,7 +99,7 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
     from platform_assets.vision.profile import class_counts
     from platform_assets.vision.splits import absent_classes, split_leaks
 
-    leaks = split_leaks(frame)
+    leaks = split_leaks(frame, group_by=spec.split.group_by or "group")
     absent = {part: names for part, names in absent_classes(frame, label_map).items() if names}
     cure = "remove the copies, group them with split.group_by, or set leaks: drop"
     return dg.MaterializeResult(
@@ -113,12 +113,14 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
         },
         check_results=[
             dg.AssetCheckResult(
+                asset_key=[spec.name, "records"],
                 check_name="records_have_no_split_leak",
                 passed=leaks.is_empty(),
                 description=None if leaks.is_empty() else f"{leaks.height} shared between parts: {cure}",
                 metadata={"leaks": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
             ),
             dg.AssetCheckResult(
+                asset_key=[spec.name, "records"],
                 check_name="records_cover_every_class",
                 passed=not absent,
                 severity=dg.AssetCheckSeverity.WARN,
@@ -132,7 +134,9 @@ def _rejected_result(spec: VisionDatasetSpec, frame: pl.DataFrame, rejected: pl.
     import polars as pl
 
     fraction = rejected.height / (rejected.height + frame.height)
-    reasons = rejected.group_by("reason").agg(files=pl.len(), example=pl.col("path").min()).sort("files", descending=True)
+    reasons = (
+        rejected.group_by("reason").agg(files=pl.len(), example=pl.col("path").min()).sort("files", descending=True)
+    )
     worst = ", ".join(f"{row['files']} {row['reason']} (e.g. {row['example']})" for row in reasons.head(3).to_dicts())
     return dg.MaterializeResult(
         asset_key=[spec.name, "rejected"],
@@ -140,6 +144,7 @@ def _rejected_result(spec: VisionDatasetSpec, frame: pl.DataFrame, rejected: pl.
         metadata={"dagster/row_count": rejected.height, "reasons": show.table(reasons), "rows": show.table(rejected)},
         check_results=[
             dg.AssetCheckResult(
+                asset_key=[spec.name, "rejected"],
                 check_name="rejected_fraction_is_acceptable",
                 passed=fraction <= spec.max_rejected_fraction,
                 description=f"{fraction:.2%} of the files rejected, {spec.max_rejected_fraction:.2%} allowed. {worst}",
@@ -179,23 +184,35 @@ def _frame_version(frame: pl.DataFrame) -> str:
     return hashlib.sha256(frame.write_ndjson().encode()).hexdigest()[:16]
 
 
-def tiny_check(dataset: str) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
-        "tiny_subset_is_unchanged",
-        asset=[dataset, "tiny_subset"],
+def tiny_check(spec: VisionDatasetSpec) -> dg.AssetChecksDefinition:
+    """Reads the copied files whenever the check runs, not only when they are made."""
+
+    @dg.asset_check(
+        name="tiny_subset_is_unchanged",
+        asset=[spec.name, "tiny_subset"],
         description="Every copied file still has the checksum of the manifest.",
         blocking=True,
     )
+    def tiny_subset_is_unchanged(files: FilesResource) -> dg.AssetCheckResult:
+        from platform_assets.vision.tiny import verify_tiny
+
+        problems = verify_tiny(files.tiny_subset(spec.name))
+        return dg.AssetCheckResult(
+            passed=not problems,
+            description="; ".join(problems[:3]) or None,
+            metadata={"problems": len(problems), "threshold": 0},
+        )
+
+    return tiny_subset_is_unchanged
 
 
 def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
-    from platform_assets.vision.tiny import choose_tiny, copy_tiny, verify_tiny
+    from platform_assets.vision.tiny import choose_tiny, copy_tiny
 
     root, folder = source_root(spec.source, Path(files.root)), files.tiny_subset(spec.name)
     chosen = choose_tiny(tables.read([spec.name, "records"]), batch_size=spec.tiny_batch_size)
     checksum = copy_tiny(chosen, root, folder)
     tables.write([spec.name, "tiny_subset"], chosen.records)
-    problems = verify_tiny(folder)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(checksum[:16]),
         metadata={
@@ -205,11 +222,6 @@ def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -
             "checksum": checksum,
             "contact_sheet": show.picture(_contact_sheet(chosen.records, root)),
         },
-        check_results=[
-            dg.AssetCheckResult(
-                passed=not problems, metadata={"problems": len(problems), "threshold": 0, "first": "; ".join(problems[:3])}
-            )
-        ],
     )
 
 
@@ -227,7 +239,9 @@ def profile(spec: VisionDatasetSpec, tables: Tables, project: str) -> Result:
     numbers = profile_of(frame)
     tables.write([spec.name, "profile"], numbers.counts)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(_frame_version(frame.select("image_id", "label", "split", "pixel_mean", "pixel_std"))),
+        data_version=dg.DataVersion(
+            _frame_version(frame.select("image_id", "label", "split", "pixel_mean", "pixel_std"))
+        ),
         metadata={
             "images": numbers.images,
             "classes": numbers.classes,
@@ -265,5 +279,6 @@ def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(facts.version), metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))}
+        data_version=dg.DataVersion(facts.version),
+        metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},
     )

@@ -1,7 +1,5 @@
 """The Experiment component: one YAML file names a dataset and variants, and becomes trials, a champion and its exports."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -10,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components import champion_steps, delivery_steps, embedding_steps, leaderboard_steps, trial_steps
 from platform_assets.components.automation import retrain_job, weekly_retrain
+from platform_assets.components.desk import open_desk
+from platform_assets.components.inputs import open_inputs
 from platform_assets.components.specs import DEFAULT_OWNERS, SINGLE_RUN, SLUG, asset_spec
-from platform_assets.components.vision_dataset import VisionDataset
+from platform_assets.components.vision_dataset import VisionDataset, VisionDatasetSpec
 from platform_assets.resources import (
     ComputeResource,
     FilesResource,
@@ -42,7 +42,9 @@ class ExperimentSpec(BaseModel):
     image_size_px: ImageSizePx | None = Field(None, description="the backbone's native size unless set")
     resize: Resize = "squash"
     seeds: Seeds = (0,)
-    resample: bool = Field(False, description="each seed draws its own split by the dataset's rule, instead of sharing one")
+    resample: bool = Field(
+        False, description="each seed draws its own split by the dataset's rule, instead of sharing one"
+    )
     subset: Literal["all", "tiny"] = Field("all", description="tiny: two batches a part, for smoke runs")
     baseline: VariantName = Field(description="the variant that the others are compared with")
     variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
@@ -68,6 +70,10 @@ class ExperimentSpec(BaseModel):
         }
 
     @property
+    def has_probes(self) -> bool:
+        return any(variant.mode == "linear_probe" for variant in self.variants.values())
+
+    @property
     def key(self) -> list[str]:
         return [self.dataset, self.name]
 
@@ -87,22 +93,28 @@ class Experiment(dg.Component):
         return ExperimentSpec
 
     @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Experiment:
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Experiment":
         assert isinstance(attributes, ExperimentSpec)
         return cls(attributes)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         spec = self.spec
-        _require_dataset(spec, context)
-        assets = [_embeddings(spec), _trials(spec), _leaderboard(spec), _champion(spec), _exports(spec), _model_card(spec)]
-        checks = [leaderboard_steps.manifest_check(spec)]
+        dataset = _dataset(spec, context)
+        probes = [_embeddings(spec, dataset)] if spec.has_probes else []
+        after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
         return dg.Definitions(
-            assets=assets, asset_checks=checks, jobs=[retrain_job(spec)], schedules=weekly_retrain(spec)
+            assets=[*probes, _trials(spec, dataset), *after],
+            asset_checks=[leaderboard_steps.manifest_check(spec)],
+            jobs=[retrain_job(spec)],
+            schedules=weekly_retrain(spec),
         )
 
 
-def _require_dataset(spec: ExperimentSpec, context: dg.ComponentLoadContext) -> None:
-    datasets = [found.spec.name for found in context.component_tree.get_all_components(of_type=VisionDataset)]
+def _dataset(spec: ExperimentSpec, context: dg.ComponentLoadContext) -> VisionDatasetSpec:
+    """The dataset an experiment names. Raises UnknownDataset with file, line and key."""
+    datasets = {
+        found.spec.name: found.spec for found in context.component_tree.get_all_components(of_type=VisionDataset)
+    }
     if spec.dataset not in datasets:
         known = ", ".join(sorted(datasets)) or "none"
         where = yaml_position(context, "dataset")
@@ -110,6 +122,13 @@ def _require_dataset(spec: ExperimentSpec, context: dg.ComponentLoadContext) -> 
             f"`attributes.dataset at {where}`: no VisionDataset is named {spec.dataset!r} (defined: {known}); "
             "define it or correct the name"
         )
+    dataset = datasets[spec.dataset]
+    if spec.resample and dataset.split.kind == "official":
+        where = yaml_position(context, "resample")
+        raise ValueError(
+            f"`attributes.resample at {where}`: {spec.dataset} has official parts, which are never drawn anew"
+        )
+    return dataset
 
 
 def yaml_position(context: dg.ComponentLoadContext, key: str) -> str:
@@ -135,40 +154,36 @@ def _op_name(spec: ExperimentSpec, name: str) -> str:
     return f"{spec.group}__{name}"
 
 
-def _embeddings(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    asset = _spec(
-        spec,
-        "embeddings",
-        embedding_steps.EMBEDDINGS,
-        _inputs(spec),
-        kinds={"pytorch", "openvino", "parquet"},
-        code=["vision.embedding", "vision.weights"],
-    )
+def _embeddings(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    kinds, code = {"pytorch", "openvino", "parquet"}, ["vision.embedding", "vision.weights"]
+    asset = _spec(spec, "embeddings", embedding_steps.EMBEDDINGS, _inputs(spec), kinds=kinds, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "embeddings"), specs=[asset], pool=POOL, backfill_policy=SINGLE_RUN)
     def embeddings(
         context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource, compute: ComputeResource
     ) -> dg.MaterializeResult[Any]:
-        return embedding_steps.embeddings(context, spec, tables.open(), files, compute)
+        store = tables.open()
+        inputs = open_inputs(spec, dataset, store, files)
+        return embedding_steps.embeddings(context, inputs, store, files.embedding_cache(), compute)
 
     return embeddings
 
 
-def _trials(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    def asset(name: str, text: str, deps: list[str], kinds: set[str], code: list[str]) -> dg.AssetSpec:
-        return _spec(spec, name, text, deps, kinds=kinds, code=code, skippable=True)
-
-    fitting = ["vision.training", "vision.probe", "vision.checkpoints"]
-    inputs = [*_inputs(spec), "embeddings"]
-    specs = [
-        asset("checkpoint", trial_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
-        asset("predictions", trial_steps.PREDICTIONS, ["checkpoint"], {"pytorch", "parquet"}, ["vision.evaluation"]),
-        asset("metrics", trial_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, ["vision.evaluation"]),
+def _trial_specs(spec: ExperimentSpec) -> list[dg.AssetSpec]:
+    inputs = [*_inputs(spec), *(["embeddings"] if spec.has_probes else [])]
+    fitting, evaluation = list(trial_steps.FITTING), list(trial_steps.EVALUATION)
+    rows = [
+        ("checkpoint", trial_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
+        ("predictions", trial_steps.PREDICTIONS, ["checkpoint"], {"pytorch", "parquet"}, evaluation),
+        ("metrics", trial_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, evaluation),
     ]
+    return [_spec(spec, name, text, deps, kinds=k, code=code, skippable=True) for name, text, deps, k, code in rows]
 
+
+def _trials(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=_op_name(spec, "trials"),
-        specs=specs,
+        specs=_trial_specs(spec),
         partitions_def=dg.StaticPartitionsDefinition(list(spec.trials)),
         check_specs=trial_steps.checks(spec),
         can_subset=True,
@@ -183,16 +198,14 @@ def _trials(spec: ExperimentSpec) -> dg.AssetsDefinition:
         files: FilesResource,
         compute: ComputeResource,
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        desk = trial_steps.Desk(context, spec, tables.open(), outputs.open(), runs.open(), files, compute)
-        yield from trial_steps.trials(desk)
+        yield from trial_steps.trials(open_desk(context, spec, dataset, tables, outputs, runs, files, compute))
 
     return trials
 
 
 def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    asset = _spec(
-        spec, "leaderboard", leaderboard_steps.LEADERBOARD, ["metrics", "predictions"], kinds={"polars", "parquet"}, code=["vision.comparison"]
-    )
+    deps, kinds, code = ["metrics", "predictions"], {"polars", "parquet"}, ["vision.comparison"]
+    asset = _spec(spec, "leaderboard", leaderboard_steps.LEADERBOARD, deps, kinds=kinds, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "leaderboard"), specs=[asset], backfill_policy=SINGLE_RUN)
     def leaderboard(tables: TablesResource) -> dg.MaterializeResult[Any]:
@@ -201,10 +214,9 @@ def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
     return leaderboard
 
 
-def _champion(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    asset = _spec(
-        spec, "champion", champion_steps.CHAMPION, ["leaderboard", "checkpoint"], kinds={"mlflow"}, code=["vision.gates", "vision.comparison"]
-    )
+def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps, code = ["leaderboard", "checkpoint"], ["vision.gates", "vision.comparison"]
+    asset = _spec(spec, "champion", champion_steps.CHAMPION, deps, kinds={"mlflow"}, code=code)
 
     @dg.multi_asset(
         name=_op_name(spec, "champion"),
@@ -220,38 +232,40 @@ def _champion(spec: ExperimentSpec) -> dg.AssetsDefinition:
         runs: RunsResource,
         files: FilesResource,
         compute: ComputeResource,
-    ) -> dg.MaterializeResult[Any]:
-        desk = trial_steps.Desk(context, spec, tables.open(), outputs.open(), runs.open(), files, compute)
-        return champion_steps.champion(desk)
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        yield champion_steps.champion(open_desk(context, spec, dataset, tables, outputs, runs, files, compute))
 
     return champion
 
 
-def _exports(spec: ExperimentSpec) -> dg.AssetsDefinition:
+def _exports(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     asset = _spec(spec, "exports", delivery_steps.EXPORTS, ["champion"], kinds={"onnx"}, code=["vision.exporting"])
 
     @dg.multi_asset(
         name=_op_name(spec, "exports"),
         specs=[asset],
-        check_specs=[delivery_steps.parity_check(spec)],
+        check_specs=[delivery_steps.parity_check(spec.key)],
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
     def exports(
         context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
-    ) -> dg.MaterializeResult[Any]:
-        return delivery_steps.exports(context, spec, tables.open(), outputs.open(), files)
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        store = tables.open()
+        inputs = open_inputs(spec, dataset, store, files)
+        yield delivery_steps.exports(context, inputs, store, outputs.open())
 
     return exports
 
 
-def _model_card(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    asset = _spec(
-        spec, "model_card", delivery_steps.MODEL_CARD, ["champion", "exports", "leaderboard"], kinds={"markdown"}, code=["vision.cards"]
-    )
+def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps, code = ["champion", "exports", "leaderboard"], ["vision.cards"]
+    asset = _spec(spec, "model_card", delivery_steps.MODEL_CARD, deps, kinds={"markdown"}, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "model_card"), specs=[asset], backfill_policy=SINGLE_RUN)
     def model_card(tables: TablesResource, outputs: OutputsResource, files: FilesResource) -> dg.MaterializeResult[Any]:
-        return delivery_steps.model_card(spec, tables.open(), outputs.open(), files)
+        store = tables.open()
+        inputs = open_inputs(spec, dataset, store, files)
+        return delivery_steps.model_card(inputs, store, outputs.open(), files)
 
     return model_card

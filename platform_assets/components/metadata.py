@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -17,18 +17,16 @@ _COLUMN_TYPES = {"Int": "int", "UInt": "int", "Float": "float", "Boolean": "bool
 
 def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
     """The first rows of a frame; nested values become text."""
-    import polars as pl
-
-    flat = frame.head(max_rows).with_columns(
-        pl.col(name).map_elements(str, return_dtype=pl.String)
-        for name, kind in frame.schema.items()
-        if kind.is_nested()
-    )
+    nested = {name for name, kind in frame.schema.items() if kind.is_nested()}
+    rows = [
+        {name: str(value) if name in nested else value for name, value in row.items()}
+        for row in frame.head(max_rows).to_dicts()
+    ]
     columns = [
         dg.TableColumn(name, next((t for start, t in _COLUMN_TYPES.items() if str(kind).startswith(start)), "string"))
-        for name, kind in flat.schema.items()
+        for name, kind in frame.schema.items()
     ]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in flat.to_dicts()], dg.TableSchema(columns=columns))
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], dg.TableSchema(columns=columns))
 
 
 def picture(image: bytes) -> dg.MarkdownMetadataValue:
@@ -40,17 +38,19 @@ def picture(image: bytes) -> dg.MarkdownMetadataValue:
 
 def every_two_seconds(log: Callable[[str], None], what: str) -> Callable[[int, int], None]:
     """A progress callback `(done, total)` that logs count, rate and time left, at most every two seconds and at the end."""
-    start = time.monotonic()
-    last = start
+    start = last = 0.0
+    first = 0
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal start, last, first
         now = time.monotonic()
+        if start == 0.0:
+            start, last, first = now, now, done
         if now - last < 2 and (done < total or now - start < 2):
             return
         last = now
-        rate = done / max(now - start, 1e-9)
-        log(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+        rate = max(done - first, 1) / (now - start)
+        log(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / rate:,.0f} s left")
 
     return report
 
@@ -64,4 +64,3 @@ def stops_cleanly(what_is_kept: str) -> Iterator[None]:
         raise dg.Failure(
             f"Stopped by request. {what_is_kept} Materialize again to go on from there.", allow_retries=False
         ) from interrupted
-

@@ -31,7 +31,9 @@ def _code_and_imports(path: Path) -> tuple[str, tuple[Path, ...]]:
     """The text of a module without blank and comment lines, and the files of this package that it imports."""
     lines = path.read_text(encoding="utf-8").splitlines()
     code = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    named = [(module, *(f"{module}.{name.strip()}" for name in names.split(","))) for module, names in _IMPORT.findall(code)]
+    named = [
+        (module, *(f"{module}.{name.strip()}" for name in names.split(","))) for module, names in _IMPORT.findall(code)
+    ]
     files = {PACKAGE.joinpath(*name.split(".")).with_suffix(".py") for names in named for name in names}
     return code, tuple(sorted(file for file in files if file.is_file()))
 

@@ -1,7 +1,5 @@
 """The VisionDataset component: one YAML file describes a dataset and becomes its assets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -9,6 +7,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
 from platform_assets.components import dataset_steps as steps
+from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
 from platform_assets.vision.sources import SourceSpec
@@ -44,13 +43,17 @@ class VisionDataset(dg.Component):
         return VisionDatasetSpec
 
     @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> VisionDataset:
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "VisionDataset":
         assert isinstance(attributes, VisionDatasetSpec)
         return cls(attributes)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         spec = self.spec
-        return dg.Definitions(assets=[_source(spec), _records(spec), _tiny_subset(spec), _profile(spec), _data_card(spec)])
+        return dg.Definitions(
+            assets=[_source(spec), _records(spec), _tiny_subset(spec), _profile(spec), _data_card(spec)],
+            asset_checks=[steps.tiny_check(spec)],
+            sensors=[new_dataset_version(spec)],
+        )
 
 
 def _spec(dataset: VisionDatasetSpec, name: str, description: str, deps: list[str], **more: Any) -> dg.AssetSpec:
@@ -102,12 +105,7 @@ def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     spec = _spec(dataset, "tiny_subset", steps.TINY, ["records"], kinds={"folder"}, code=["vision.tiny"])
 
-    @dg.multi_asset(
-        name=f"{dataset.name}__tiny_subset",
-        specs=[spec],
-        check_specs=[steps.tiny_check(dataset.name)],
-        backfill_policy=SINGLE_RUN,
-    )
+    @dg.multi_asset(name=f"{dataset.name}__tiny_subset", specs=[spec], backfill_policy=SINGLE_RUN)
     def tiny_subset(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
         return steps.tiny_subset(dataset, tables.open(), files)
 

@@ -3,12 +3,281 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+
+from platform_assets.stores.manifests import later_name
+from platform_assets.stores.mlflow_database import create_database, load_mlflow, migrate_database
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+CHAMPION = "champion"
+PREVIOUS_CHAMPION = "previous_champion"
+
+_SMALL_FILE_BYTES = 1024 * 1024
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+
+# Identities are compared in MLflow's filter language, which cannot escape a quote.
+Identity = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^'\"`\\\r\n]+$")]
+
+
+class RunConflict(ValueError):
+    """What MLflow already holds contradicts what is to be recorded."""
+
+
+class UnknownVersion(ValueError):
+    """A version that is not registered."""
+
+
+class EpochMetrics(BaseModel):
+    """The metrics after one epoch (from 0)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+class TrialRun(BaseModel):
+    """What is recorded of one trial, finished or not. `history` and `metrics` share no metric name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: Identity
+    asset: Identity
+    partition: Identity
+    config_hash: Identity
+    data_version: Identity
+    dagster_run_id: str
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    started_ms: int
+    ended_ms: int
+    checkpoint_id: Identity | None = None
+    folder_url: str | None = None
+    params: dict[str, str | int | float | bool | None] = {}
+    history: tuple[EpochMetrics, ...] = ()
+    metrics: dict[str, float] = {}
+    files: dict[str, bytes] = {}
+    """Small files to show beside the run, by name; weights and tables stay in the outputs folder."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        twice = self.metrics.keys() & {name for epoch in self.history for name in epoch.metrics}
+        if twice:
+            raise ValueError(f"metrics {sorted(twice)} are in history too; name the final ones otherwise")
+        if self.status == "FINISHED" and not (self.checkpoint_id and self.folder_url):
+            raise ValueError(f"{self.asset} {self.partition}: FINISHED needs checkpoint_id and folder_url")
+        for name, content in self.files.items():
+            if len(content) > _SMALL_FILE_BYTES:
+                raise ValueError(
+                    f"{name}: {len(content)} bytes, over {_SMALL_FILE_BYTES}; add it to the outputs folder"
+                )
+            later_name(name)
+        return self
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {
+            "asset": self.asset,
+            "partition": self.partition,
+            "config_hash": self.config_hash,
+            "data_version": self.data_version,
+        }
+
+    @property
+    def tags(self) -> dict[str, str]:
+        found = {
+            "dagster_run_id": self.dagster_run_id,
+            "checkpoint_id": self.checkpoint_id,
+            "folder_url": self.folder_url,
+        }
+        return {**self.identity, **{name: value for name, value in found.items() if value is not None}}
+
+
+class RegisteredVersion(BaseModel):
+    """One registered version and the run folder that holds its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    folder_url: str
+    run_id: str
+    tags: dict[str, str]
+
+
+class Runs:
+    """One MLflow tracking server or SQLite file. Safe between processes of one machine; needs no active run."""
+
+    def __init__(self, tracking_uri: str, artifact_root: str | None, ui_url: str = "http://127.0.0.1:5000") -> None:
+        self.tracking_uri = tracking_uri
+        self.artifact_root = artifact_root
+        self.ui_url = tracking_uri if tracking_uri.startswith("http") else ui_url
+
+    def prepare(self) -> None:
+        """Creates or migrates the SQLite file, once however many processes ask; other servers are their owner's."""
+        if self._database is None:
+            return
+        with self._locked("prepare"):
+            prepare = migrate_database if self._database.exists() else create_database
+            prepare(self._database)
+
+    def record_trial(self, trial: TrialRun) -> str:
+        """Records a trial and returns its MLflow run id; recording the same trial again changes nothing.
+
+        A run of the same asset, partition, config and data is continued unless it ended with another checkpoint.
+        Raises RunConflict when it holds other params.
+        """
+        experiment_id = self._experiment_id(trial.experiment)
+        with self._locked("|".join(trial.identity.values())):
+            run = self._find(experiment_id, trial) or self._client.create_run(
+                experiment_id, start_time=trial.started_ms, tags=trial.identity, run_name=trial.partition
+            )
+            run_id: str = run.info.run_id
+            self._log_params(run, trial)
+            self._log_metrics(run_id, trial)
+            self._log_files(run_id, trial)
+            for name, value in trial.tags.items():
+                self._client.set_tag(run_id, name, value)
+            self._client.set_terminated(run_id, trial.status, trial.ended_ms)
+        return run_id
+
+    def run_url(self, run_id: str) -> str:
+        """Where the run stands in the MLflow UI."""
+        experiment_id = self._client.get_run(run_id).info.experiment_id
+        return f"{self.ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def register(self, name: str, folder_url: str, run_id: str, tags: Mapping[str, str]) -> int:
+        """Registers a run folder as the next version of a model; the same folder and run keep the version they have."""
+        with self._locked(f"model {name}"):
+            if self._model(name) is None:
+                self._client.create_registered_model(name)
+            for known in self._client.search_model_versions(f"name='{name}'"):
+                if (known.source, known.run_id) == (folder_url, run_id):
+                    for tag, value in tags.items():
+                        self._client.set_model_version_tag(name, str(known.version), tag, value)
+                    return int(known.version)
+            created = self._client.create_model_version(name, source=folder_url, run_id=run_id, tags=dict(tags))
+            return int(created.version)
+
+    def set_champion(self, name: str, version: int) -> None:
+        """Moves the alias `champion`; the version that had it gets `previous_champion`. Raises UnknownVersion."""
+        with self._locked(f"model {name}"):
+            known = sorted(int(found.version) for found in self._client.search_model_versions(f"name='{name}'"))
+            if version not in known:
+                raise UnknownVersion(f"{name}: version {version} is not registered, only {known}; register it first")
+            current = self._model(name).aliases.get(CHAMPION)
+            if current is not None and int(current) == version:
+                return
+            if current is not None:
+                self._client.set_registered_model_alias(name, PREVIOUS_CHAMPION, str(current))
+            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+
+    def champion(self, name: str) -> RegisteredVersion | None:
+        """The version in service, None before the first."""
+        return self._aliased(name, CHAMPION)
+
+    def previous_champion(self, name: str) -> RegisteredVersion | None:
+        """The version to go back to, None before the second."""
+        return self._aliased(name, PREVIOUS_CHAMPION)
+
+    def _aliased(self, name: str, alias: str) -> RegisteredVersion | None:
+        model = self._model(name)
+        version = model.aliases.get(alias) if model else None
+        if version is None:
+            return None
+        found = self._client.get_model_version(name, str(version))
+        return RegisteredVersion(
+            name=name, version=int(version), folder_url=found.source, run_id=found.run_id, tags=dict(found.tags)
+        )
+
+    def _model(self, name: str) -> Any:
+        found = self._client.search_registered_models(f"name='{name}'")
+        return found[0] if found else None
+
+    def _find(self, experiment_id: str, trial: TrialRun) -> Run | None:
+        condition = " and ".join(f"tags.{name} = '{value}'" for name, value in trial.identity.items())
+        runs = self._client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+        by_checkpoint = {run.data.tags.get("checkpoint_id"): run for run in reversed(runs)}
+        return by_checkpoint.get(trial.checkpoint_id) or by_checkpoint.get(None)
+
+    def _experiment_id(self, name: str) -> str:
+        with self._locked(f"experiment {name}"):
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                location = f"{self.artifact_root.rstrip('/')}/{name}" if self.artifact_root else None
+                return str(self._client.create_experiment(name, artifact_location=location))
+            if found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(found.experiment_id)
+            return str(found.experiment_id)
+
+    def _log_params(self, run: Run, trial: TrialRun) -> None:
+        from mlflow.entities import Param
+
+        params = {name: str(value) for name, value in trial.params.items()}
+        known: dict[str, str] = run.data.params
+        for name in params.keys() & known.keys():
+            if params[name] != known[name]:
+                change = f"param {name} is {known[name]!r}, now {params[name]!r} under the same config hash"
+                raise RunConflict(
+                    f"MLflow run {run.info.run_id}: {change} {trial.config_hash}; delete that run or configure it"
+                )
+        fresh = [Param(name, value) for name, value in params.items() if name not in known]
+        for start in range(0, len(fresh), _PARAMS_PER_BATCH):
+            self._client.log_batch(run.info.run_id, params=fresh[start : start + _PARAMS_PER_BATCH])
+
+    def _log_metrics(self, run_id: str, trial: TrialRun) -> None:
+        points = _points(trial)
+        known = {
+            (point.key, point.step, str(point.value))
+            for key in {point.key for point in points}
+            for point in self._client.get_metric_history(run_id, key)
+        }
+        fresh = [point for point in points if (point.key, point.step, str(point.value)) not in known]
+        for start in range(0, len(fresh), _METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=fresh[start : start + _METRICS_PER_BATCH])
+
+    def _log_files(self, run_id: str, trial: TrialRun) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in trial.files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        self.prepare()
+        return load_mlflow().MlflowClient(self.tracking_uri, registry_uri=self.tracking_uri)
+
+    @property
+    def _database(self) -> Path | None:
+        path = self.tracking_uri.removeprefix("sqlite:///")
+        return None if path == self.tracking_uri else Path(path).absolute()
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        # MLflow searches and creates in two steps; without the lock two processes create the same thing twice.
+        folder = self._database.parent if self._database else Path(tempfile.gettempdir())
+        name = hashlib.sha256(f"{self.tracking_uri} {what}".encode()).hexdigest()[:32]
+        (folder / "kestrel-locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "kestrel-locks" / f"{name}.lock"):
+            yield
+
+
+def _points(trial: TrialRun) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    final = [Metric(name, value, trial.started_ms, 0) for name, value in trial.metrics.items()]
+    epochs = [(epoch.epoch, name, value) for epoch in trial.history for name, value in epoch.metrics.items()]
+    return [*final, *(Metric(name, value, trial.started_ms, epoch) for epoch, name, value in epochs)]

@@ -126,8 +126,10 @@ class Tables:
     def _load(self, path: Path, key: Sequence[str], partition: str | None) -> pl.DataFrame:
         import polars as pl
 
+        # Opened once: given a path, polars opens it twice, and fails when a writer replaces the file in between.
         try:
-            return pl.read_parquet(path, glob=False)
+            with path.open("rb") as file:
+                return pl.read_parquet(file)
         except FileNotFoundError:
             raise MissingTable(_missing(key, partition, path)) from None
         except pl.exceptions.ComputeError as error:

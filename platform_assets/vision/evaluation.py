@@ -80,8 +80,10 @@ def predict(
     """logits_nk in evaluation mode; the classifier is left in the mode it was in."""
     import torch
 
+    from platform_assets.vision.models import place
+
     was_training = classifier.training
-    classifier.eval().to(device)
+    place(classifier, device).eval()
     logits_nk = np.empty((len(images_nchw), classifier.num_classes), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images_nchw), batch_size):
@@ -107,8 +109,8 @@ def predictions_frame(rows: pl.DataFrame, logits_nk: NDArray[np.float32], label_
         pl.Series("prediction_index", prediction_n),
         pl.Series("correct", truth_n == prediction_n),
         pl.Series("confidence", probabilities_nk.max(axis=1)),
-        pl.Series("logits", list(logits_nk), dtype=pl.List(pl.Float32)),
-        pl.Series("probabilities", list(probabilities_nk), dtype=pl.List(pl.Float32)),
+        pl.Series("logits", logits_nk).cast(pl.List(pl.Float32)),
+        pl.Series("probabilities", probabilities_nk).cast(pl.List(pl.Float32)),
     )
 
 
@@ -133,7 +135,7 @@ def compute_metrics(predictions: pl.DataFrame, label_map: LabelMap, part: Part, 
     _require_same_labels(chosen, label_map)
     classes = len(label_map.names)
     truth_n, prediction_n = chosen["truth_index"].to_numpy(), chosen["prediction_index"].to_numpy()
-    logits_nk = np.stack(chosen["logits"].to_list()).astype(np.float64)
+    logits_nk = chosen["logits"].explode().to_numpy().reshape(chosen.height, classes)
     counts = count(truth_n, prediction_n, classes)
     draws = resampled_counts(truth_n, prediction_n, classes, bootstrap_weights(chosen.height, seed=seed))
     return Metrics(
@@ -182,7 +184,10 @@ def _require_same_labels(chosen: pl.DataFrame, label_map: LabelMap) -> None:
 
 
 def reliability_bins(predictions: pl.DataFrame, part: Part) -> pl.DataFrame:
-    """Equal bins of confidence, [low, high) with 1.0 in the last: images, mean confidence, accuracy. Empty bins: no row."""
+    """Equal bins of confidence, [low, high) with 1.0 in the last: images, mean confidence, accuracy.
+
+    An empty bin has no row.
+    """
     index = (pl.col("confidence") * RELIABILITY_BINS).floor().clip(0, RELIABILITY_BINS - 1).cast(pl.Int32)
     bins = (
         predictions_of_part(predictions, part)

@@ -1,4 +1,4 @@
-"""The label map: which class name stands at which index of the logits, with a checksum that travels with every artifact."""
+"""The label map: which class name stands at which index of the logits, under a checksum that every artifact carries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -47,8 +48,10 @@ class LabelMap(BaseModel):
             raise ValueError("a label map needs at least one class name")
         for name in names:
             if not name or name != normal_label(name):
-                raise ValueError(f"class name {name!r} is empty, has outer blanks or is not NFC; use {normal_label(name)!r}")
-        repeated = sorted({name for name in names if names.count(name) > 1})
+                raise ValueError(
+                    f"class name {name!r} is empty, has outer blanks or is not NFC; use {normal_label(name)!r}"
+                )
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             raise ValueError(f"class names {repeated} stand more than once; every class has one index")
         return names
@@ -64,7 +67,9 @@ class LabelMap(BaseModel):
             return cls(names=tuple(sorted(present)))
         names = tuple(normal_label(name) for name in classes)
         if strangers := sorted(present.difference(names)):
-            raise UnknownLabel(f"labels {strangers} are not in the dataset's class list; add them there or fix the labels")
+            raise UnknownLabel(
+                f"labels {strangers} are not in the dataset's class list; add them there or fix the labels"
+            )
         return cls(names=names)
 
     @cached_property

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.devices import Device, choose_device
 from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.weights import load_backbone
 
@@ -73,6 +74,14 @@ def build_classifier(
         module = load_backbone(backbone, pretrained=pretrained)
         classifier = Classifier(module, backbone_name=backbone, num_classes=num_classes, preprocessing=preprocessing)
     return classifier.eval()
+
+
+def place(classifier: Classifier, device: Device) -> Classifier:
+    """The same classifier, moved to `device` and laid out in memory as is fastest there."""
+    if choose_device(device).channels_last:
+        # nn.Module.to has no overload for both at once.
+        return classifier.to(device).to(memory_format=torch.channels_last)
+    return classifier.to(device)
 
 
 def _per_channel(values: tuple[float, float, float]) -> torch.Tensor:

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,24 @@ LabelledFeatures = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 class ProbeError(ValueError):
     """Features and labels that no probe can be fitted on."""
+
+
+class Head(NamedTuple):
+    """logits_bk = features_bd @ weight_kd.T + bias_k."""
+
+    weight_kd: Floats
+    bias_k: Floats
+
+    def logits(self, features_nd: NDArray[np.float32]) -> Floats:
+        return np.asarray(features_nd @ self.weight_kd.T + self.bias_k)
+
+
+class SolverReport(NamedTuple):
+    """How one fit ended."""
+
+    iterations: int
+    converged: bool
+    seconds: float
 
 
 class Candidate(BaseModel):
@@ -71,15 +89,110 @@ def fit_probe(
     """
     for part, xy in (("train", train_xy), ("val", val_xy)):
         _require_usable(part, xy, num_classes, width=train_xy[0].shape[1])
-    candidates: list[Candidate] = []
-    best: tuple[tuple[float, float], NDArray[np.float32], NDArray[np.float32]] | None = None
-    for log10_c, weight_kd, bias_k, fit in _heads(train_xy, num_classes, recipe):
-        candidate = _scored(log10_c, weight_kd, bias_k, fit, train_xy, val_xy, metric)
-        candidates.append(candidate)
+    heads: list[tuple[Candidate, Head]] = []
+    for log10_c, head, fit in _fit_grid(train_xy, num_classes, recipe):
+        heads.append((_scored(log10_c, head, fit, train_xy, val_xy, metric), head))
         if on_candidate is not None:
-            on_candidate(candidate)
-        rank = (candidate.val_metric, -candidate.val_loss)
-        if best is None or rank > best[0]:
-            best, chosen = (rank, weight_kd, bias_k), candidate
-    assert best is not None, "a recipe has one point or more"
-    return _fitted(best[1], best[2], chosen, candidates)
+            on_candidate(heads[-1][0])
+    # max() keeps the first of equals, and the grid ascends in C.
+    chosen, head = max(heads, key=lambda pair: (pair[0].val_metric, -pair[0].val_loss))
+    table = pl.DataFrame([candidate.model_dump() for candidate, _ in heads])
+    edges = (recipe.log10_c_grid[0], recipe.log10_c_grid[-1])
+    return FittedProbe(
+        weight_kd=head.weight_kd.astype(np.float32),
+        bias_k=head.bias_k.astype(np.float32),
+        log10_c=chosen.log10_c,
+        at_grid_edge=chosen.log10_c in edges,
+        candidates=table.with_columns(chosen=pl.col("log10_c") == chosen.log10_c),
+    )
+
+
+def _require_usable(part: str, xy: LabelledFeatures, num_classes: int, *, width: int) -> None:
+    features_nd, labels_n = xy
+    if features_nd.ndim != 2 or features_nd.shape != (len(labels_n), width) or len(labels_n) == 0:
+        raise ProbeError(
+            f"{part}: features {features_nd.shape} and {len(labels_n)} labels; "
+            f"one row of {width} features is needed per label"
+        )
+    broken = np.flatnonzero(~np.isfinite(features_nd).all(axis=1))
+    if broken.size:
+        raise ProbeError(
+            f"{part}: {broken.size} rows hold NaN or infinity, the first is row {broken[0]}; embed them again"
+        )
+    if labels_n.min() < 0 or labels_n.max() >= num_classes:
+        raise ProbeError(
+            f"{part}: labels run from {labels_n.min()} to {labels_n.max()}, classes from 0 to {num_classes - 1}"
+        )
+    if part == "train" and len(np.unique(labels_n)) < 2:
+        raise ProbeError(f"train: all {len(labels_n)} images are of class {labels_n[0]}; two classes are needed to fit")
+
+
+def _fit_grid(
+    train_xy: LabelledFeatures, num_classes: int, recipe: ProbeRecipe
+) -> Iterator[tuple[float, Head, SolverReport]]:
+    """Heads along the grid, each solve starting from the one before it."""
+    from sklearn.linear_model import LogisticRegression
+
+    features_nd, labels_n = train_xy
+    mean_d, std_d = _standardisation(features_nd)
+    standardised_nd = ((features_nd - mean_d) / std_d).astype(np.float32)
+    solver = LogisticRegression(max_iter=recipe.max_iterations, tol=recipe.tolerance, warm_start=True)
+    for log10_c in recipe.log10_c_grid:
+        report = _solve(solver.set_params(C=10.0**log10_c), standardised_nd, labels_n)
+        yield log10_c, _folded(_all_classes(solver, num_classes, len(labels_n)), mean_d, std_d), report
+
+
+def _standardisation(features_nd: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each feature; a constant feature is only centred."""
+    mean_d = features_nd.mean(axis=0, dtype=np.float64)
+    std_d = features_nd.std(axis=0, dtype=np.float64)
+    return mean_d, np.where(std_d > 1e-12, std_d, 1.0)
+
+
+def _solve(solver: LogisticRegression, features_nd: NDArray[np.float32], labels_n: NDArray[np.int64]) -> SolverReport:
+    from sklearn.exceptions import ConvergenceWarning
+
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        solver.fit(features_nd, labels_n)
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    return SolverReport(int(solver.n_iter_.max()), converged, time.perf_counter() - started)
+
+
+def _all_classes(solver: LogisticRegression, num_classes: int, train_images: int) -> Head:
+    """The solver's rows at their class indices, the rows of absent classes below the mean of the others."""
+    weight_kd, bias_k = solver.coef_.astype(np.float64), solver.intercept_.astype(np.float64)
+    if len(weight_kd) == 1:
+        # Two classes: scikit-learn keeps the difference of the two logits only.
+        weight_kd, bias_k = np.concatenate([-weight_kd, weight_kd]) / 2, np.concatenate([-bias_k, bias_k]) / 2
+    head = Head(
+        np.tile(weight_kd.mean(axis=0), (num_classes, 1)),
+        np.full(num_classes, bias_k.mean() - np.log(train_images + 1)),
+    )
+    head.weight_kd[solver.classes_], head.bias_k[solver.classes_] = weight_kd, bias_k
+    return head
+
+
+def _folded(head: Head, mean_d: Floats, std_d: Floats) -> Head:
+    """The same logits from raw features."""
+    weight_kd = head.weight_kd / std_d
+    return Head(weight_kd, head.bias_k - weight_kd @ mean_d)
+
+
+def _scored(
+    log10_c: float,
+    head: Head,
+    report: SolverReport,
+    train_xy: LabelledFeatures,
+    val_xy: LabelledFeatures,
+    metric: MetricName,
+) -> Candidate:
+    val_logits_nk = head.logits(val_xy[0])
+    return Candidate(
+        log10_c=log10_c,
+        train_metric=score(head.logits(train_xy[0]), train_xy[1], metric),
+        val_metric=score(val_logits_nk, val_xy[1], metric),
+        val_loss=cross_entropy(val_logits_nk, val_xy[1]),
+        **report._asdict(),
+    )

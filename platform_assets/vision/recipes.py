@@ -1,4 +1,4 @@
-"""What a trial is asked to do, as frozen models that YAML fills in; `ResolvedTrial` is the answer after every default."""
+"""What a trial is asked to do, as frozen models that YAML fills in and as the fully resolved record that is hashed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TrainRecipe(Recipe):
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
-    backbone_learning_rate_factor: float = Field(default=0.1, ge=0, le=1)
+    backbone_learning_rate_factor: float = Field(default=0.1, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
     patience_epochs: int = Field(default=8, ge=1)
@@ -132,6 +132,7 @@ class Protocol(Recipe):
     label_map_checksum: str = Field(pattern=r"^[0-9a-f]{64}$")
     image_size_px: ImageSizePx | None = None
     resize: Resize = "squash"
+    resample: bool = False
 
 
 class ResolvedTrial(Recipe):
@@ -147,6 +148,7 @@ class ResolvedTrial(Recipe):
     mode: Mode
     pretrained_sha256: str | None
     preprocessing: Preprocessing
+    split_seed: int | None = Field(default=None, description="the split is drawn with it; None is the dataset's own split")
     probe: ProbeRecipe | None
     train: TrainRecipe | None
 
@@ -191,6 +193,7 @@ def resolve_trial(variant: Variant, *, name: str, seed: int, protocol: Protocol)
         mode=variant.mode,
         pretrained_sha256=weights.sha256 if weights else None,
         preprocessing=resolve_preprocessing(variant, protocol),
+        split_seed=seed if protocol.resample else None,
         probe=(variant.probe or ProbeRecipe()) if variant.mode == "linear_probe" else None,
         train=None if variant.mode == "linear_probe" else _resolve_train(variant),
     )

@@ -107,5 +107,10 @@ def resampled_counts(
 
 
 def percentile_interval(draws: Floats) -> tuple[float, float]:
+    """The middle 95 % of bootstrap draws; EvaluationError when one is not a number."""
+    if not np.isfinite(draws).all():
+        raise EvaluationError(
+            "a bootstrap resample holds none of a trial's images; the part is too small for an interval"
+        )
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)

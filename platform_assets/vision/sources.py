@@ -60,7 +60,7 @@ def _require_inside(relative: str) -> str:
 
 
 class FolderSource(_Location):
-    """One folder a class: `<class>/...`, or with official parts `train/<class>/...`, `val/<class>/...`, `test/<class>/...`.
+    """One folder a class: `<class>/...`, or with official parts `train/<class>/...`, `val/...`, `test/...`.
 
     The parts layout is taken when every top folder bears the name of a part (`valid` and `validation` mean val).
     Hidden files are skipped, and so are files outside of the class folders whose name is not an image's.
@@ -104,7 +104,7 @@ class LabelNames(_Spec):
 
 
 class LabelBins(_Spec):
-    """Names for ranges of a numeric label: `names[i]` holds values above `breaks[i-1]` and up to `breaks[i]`, inclusive."""
+    """Names for ranges of a numeric label: `names[i]` holds values above `breaks[i-1]`, up to and with `breaks[i]`."""
 
     breaks: tuple[float, ...] = Field(min_length=1)
     names: tuple[str, ...]
@@ -114,7 +114,9 @@ class LabelBins(_Spec):
         if list(self.breaks) != sorted(set(self.breaks)) or not all(map(math.isfinite, self.breaks)):
             raise ValueError(f"breaks {list(self.breaks)} must be finite and ascending")
         if len(self.names) != len(self.breaks) + 1:
-            raise ValueError(f"{len(self.breaks)} breaks make {len(self.breaks) + 1} bins, but {len(self.names)} names stand")
+            raise ValueError(
+                f"{len(self.breaks)} breaks make {len(self.breaks) + 1} bins, but {len(self.names)} names stand"
+            )
         LabelMap.from_labels((), self.names)
         return self
 

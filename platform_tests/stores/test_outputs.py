@@ -266,13 +266,15 @@ def _add_many(outputs: Outputs, who: str) -> None:
         outputs.folder(**IDS).add(f"{who}/{index}", who.encode())
 
 
-def test_add__two_processes_lose_nothing(tmp_path: Path) -> None:
+def test_add__two_processes_lose_nothing_and_a_reader_always_sees_a_whole_manifest(tmp_path: Path) -> None:
     outputs = local_outputs(tmp_path)
     folder = publish(outputs)
     context = multiprocessing.get_context("fork")
     adders = [context.Process(target=_add_many, args=(outputs, who)) for who in ("predictions", "metrics")]
     for adder in adders:
         adder.start()
+    while any(adder.is_alive() for adder in adders):
+        assert folder.manifest().files.keys() >= {"ckpt.safetensors", "config.json", "tb/events"}
     for adder in adders:
         adder.join()
     assert [adder.exitcode for adder in adders] == [0, 0]

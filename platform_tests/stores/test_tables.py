@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import duckdb
@@ -53,6 +54,18 @@ def test_write__failed_write_keeps_the_old_table(tables: Tables) -> None:
         tables.write(RECORDS, pl.DataFrame({"x": [object()]}))
     assert_frame_equal(tables.read(RECORDS), records("good"))
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_write__reader_beside_a_writer_sees_one_whole_table_or_the_other(tables: Tables) -> None:
+    sizes = (20_000, 30_000)
+    tables.write(RECORDS, pl.DataFrame({"row": range(sizes[0])}))
+    frames = [pl.DataFrame({"row": range(size)}) for size in sizes]
+    writer = threading.Thread(target=lambda: [tables.write(RECORDS, frame) for frame in frames * 20])
+    writer.start()
+    seen = {tables.read(RECORDS).height}
+    while writer.is_alive():
+        seen.add(tables.read(RECORDS).height)
+    assert seen <= set(sizes)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
@@ -161,6 +174,13 @@ def test_sql__joins_tables_over_all_partitions_and_skips_old_versions(tables: Ta
     assert frame["label"].to_list() == ["bad", "good"]
     assert frame["note"].to_list() == ["x", None]
     assert frame["red"].to_list() == pytest.approx([0.1, 0.1])
+
+
+def test_sql__has_one_view_per_table(tables: Tables) -> None:
+    tables.write_version(RECORDS, "v1", records("good"))
+    tables.write(METRICS, records("good"), "probe__s0")
+    views = tables.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY ALL")
+    assert views["view_name"].to_list() == ["elpv__binary__metrics", "elpv__records"]
 
 
 def test_sql__no_tables_yet(tables: Tables) -> None:

@@ -1,0 +1,132 @@
+"""The kestrel command: the verbs of the graph for people who live in a terminal. Heavy work stays in the assets."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from platform_assets.components.experiment import ExperimentSpec
+
+DEMO = ("elpv", "probes")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kestrel-vision")
+def main() -> None:
+    """Datasets, training, evaluation and models as one Dagster asset graph."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Your folder of class folders."
+)
+@click.option("--name", help="Name of the project's package; the folder's name unless given.")
+def init(folder: Path, images: Path | None, name: str | None) -> None:
+    """Write a new project into FOLDER: YAML, dagster.yaml and nothing else."""
+    from platform_assets.scaffold import ProjectExists, create_project
+
+    try:
+        written = create_project(folder, images=images, name=name)
+    except ProjectExists as error:
+        raise click.ClickException(str(error)) from error
+    for path in written:
+        click.echo(path)
+    click.echo(
+        f"\nNext:\n  cd {folder}\n  kestrel materialize photos\n  kestrel materialize photos/first\n  dagster dev"
+    )
+
+
+@main.command()
+@click.argument("what")
+@click.option("--trial", help="One trial alone, such as probe__s0.")
+def materialize(what: str, trial: str | None) -> None:
+    """Materialize WHAT: a dataset (elpv) or an experiment whole (elpv/probes), through `dagster asset materialize`."""
+    command = materialize_command(what, trial)
+    click.echo(f"$ {shlex.join(command)}", err=True)
+    os.execve(command[0], command, _quiet())
+
+
+@main.command()
+def demo() -> None:
+    """Materialize the shipped solar-cell experiment and say where its results are."""
+    from platform_assets.results import print_results
+
+    command = materialize_command("/".join(DEMO), None, with_dataset=True)
+    click.echo(f"$ {shlex.join(command)}", err=True)
+    if code := _run(command):
+        raise SystemExit(code)
+    print_results(_experiment("/".join(DEMO)))
+
+
+@main.command()
+@click.argument("experiment")
+def results(experiment: str) -> None:
+    """Print the leaderboard of EXPERIMENT (elpv/probes), and where its model card and exports lie."""
+    from platform_assets.results import print_results
+
+    print_results(_experiment(experiment))
+
+
+def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:
+    """The `dagster asset materialize` line for a dataset, an experiment, or one trial of it."""
+    program, log = str(Path(sys.executable).with_name("dagster")), '{"loggers": {"console": {}}}'
+    dagster = [program, "asset", "materialize", "-m", _module(), "--config-json", log, "--select"]
+    if "/" not in what:
+        if trial:
+            raise click.UsageError(f"--trial {trial}: trials belong to an experiment; name it, as in {what}/EXPERIMENT")
+        return [*dagster, f"group:{what}"]
+    spec = _experiment(what)
+    if trial:
+        if trial not in spec.trials:
+            raise click.UsageError(f"--trial {trial}: not a trial of {what}; it has {', '.join(spec.trials)}")
+        names = " or ".join(f'key:"{what}/{name}"' for name in ("embeddings", "checkpoint", "predictions", "metrics"))
+        return [*dagster, names, "--partition", trial]
+    groups = [spec.dataset, spec.group] if with_dataset else [spec.group]
+    first, *_, last = [*spec.trials, *list(spec.trials)[-1:]]
+    return [*dagster, " or ".join(f"group:{group}" for group in groups), "--partition-range", f"{first}...{last}"]
+
+
+def _module() -> str:
+    """The code location of the project in the working directory, as its pyproject.toml names it for dagster."""
+    try:
+        tools = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]
+        return str(tools["dagster"]["module_name"])
+    except (FileNotFoundError, KeyError) as error:
+        cure = "run this in the root of a project, beside dagster.yaml, or start one with `kestrel init DIR`"
+        raise click.UsageError(f"{Path.cwd()}: no pyproject.toml with [tool.dagster] module_name; {cure}") from error
+
+
+def _experiment(what: str) -> ExperimentSpec:
+    from platform_assets.results import experiments
+
+    found = {"/".join(spec.key): spec for spec in experiments(Path.cwd())}
+    if what not in found:
+        raise click.UsageError(f"{what}: no such experiment here; defined are {', '.join(sorted(found)) or 'none'}")
+    return found[what]
+
+
+def _quiet() -> dict[str, str]:
+    """The environment, less three warnings that dagster's own command line sets off (dagster 1.13.27)."""
+    said = ("Function `asset_materialize_command` is superseded", "Parameter `include_sources`", "Parameter `execution_type`")
+    given = os.environ.get("PYTHONWARNINGS")
+    return {**os.environ, "PYTHONWARNINGS": ",".join([*(f"ignore:{text}" for text in said), *([given] if given else [])])}
+
+
+def _run(command: list[str]) -> int:
+    """Run to the end. Ctrl-C is the child's to answer: it saves its work and exits by itself."""
+    process = subprocess.Popen(command, env=_quiet())
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,56 @@
+"""The facts of a model card, gathered from the champion's own folder and the leaderboard."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from platform_assets.components.champion_steps import ChampionRow
+from platform_assets.components.delivery_steps import LATENCY, PARITY
+
+if TYPE_CHECKING:
+    from platform_assets.components.inputs import Inputs
+    from platform_assets.stores.outputs import OutputFolder
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.cards import ModelCardFacts
+
+
+def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: ChampionRow) -> ModelCardFacts:
+    """Everything is read from the folder that is in service, which need not be of the newest dataset version."""
+    import polars as pl
+
+    from platform_assets.vision.cards import ModelCardFacts, Provenance
+    from platform_assets.vision.checkpoints import read_label_map, read_trial
+    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.exporting import ParityReport
+
+    local = folder.local_folder("config.json", "labelmap.json")
+    metrics = json.loads(folder.path("metrics.json").read_bytes())
+    fit = json.loads(folder.path("fit.json").read_bytes())
+    parts = pl.read_parquet(folder.path("parts.parquet"))
+    return ModelCardFacts(
+        name=row.model,
+        version=row.version,
+        licence=None,
+        intended_use=inputs.spec.intended_use,
+        limits=inputs.spec.limits,
+        dataset_description=inputs.dataset.description,
+        data_licence=inputs.dataset.licence,
+        data_citation=inputs.dataset.citation,
+        dataset_version=fit["records_version"],
+        train_images=parts.filter(pl.col("split") == "train").height,
+        label_map=read_label_map(local),
+        trial=read_trial(local),
+        checkpoint_id=row.checkpoint_id,
+        parameters=fit["parameters"],
+        train_seconds=fit["train_seconds"],
+        device=fit["device"],
+        val=Metrics.model_validate(metrics["val"]),
+        test=Metrics.model_validate(metrics["test"]),
+        leaderboard=tables.read([*inputs.spec.key, "leaderboard"]),
+        choice=row.choice,
+        gate=f"{row.verdict}: {row.reason}",
+        parity=ParityReport.model_validate(json.loads(folder.path(PARITY).read_bytes())["parity"]),
+        latency=pl.read_parquet(folder.path(LATENCY)),
+        provenance=Provenance.model_validate(json.loads(folder.path("env.json").read_bytes())),
+    )

@@ -1,0 +1,132 @@
+"""The bodies of the assets that hand a champion over: exports and model card."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.champion_steps import read_champion
+from platform_assets.components.specs import code_version, data_version
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.inputs import Inputs
+    from platform_assets.resources import FilesResource
+    from platform_assets.stores.outputs import OutputFolder, Outputs
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.exporting import ParityReport
+
+EXPORTS = (
+    "The champion as ONNX: dynamic batch, normalisation inside, labels and preprocessing recorded, with its parity on real "
+    "image files and its latency beside torch."
+)
+MODEL_CARD = (
+    "The model card in Markdown, every number from the assets above; what is not known is marked as not stated."
+)
+ONNX, PARITY, LATENCY = "exports/model.onnx", "exports/parity.json", "exports/latency.parquet"
+PARITY_IMAGES = 128
+
+
+def parity_check(key: list[str]) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "export_matches_its_checkpoint",
+        asset=[*key, "exports"],
+        description="From image file to logits the export agrees with torch on real test images.",
+        blocking=True,
+    )
+
+
+def exports(
+    context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, outputs: Outputs
+) -> dg.MaterializeResult[Any]:
+    """Export unless this champion's folder already holds the export of this code."""
+    import polars as pl
+
+    from platform_assets.vision.exporting import ParityReport
+
+    row = read_champion(inputs.spec, tables)
+    folder, code = outputs.at(row.folder_url), code_version("vision.exporting")
+    known = json.loads(folder.path(PARITY).read_bytes()) if PARITY in folder.manifest().files else {}
+    if known.get("code_version") == code:
+        context.log.info(f"champion {row.checkpoint_id}: nothing changed, its export is taken as it is")
+    else:
+        _export(inputs, folder, row.checkpoint_id, code)
+    known = json.loads(folder.path(PARITY).read_bytes())
+    parity = ParityReport.model_validate(known["parity"])
+    latency = pl.read_parquet(folder.path(LATENCY))
+    tables.write([*inputs.spec.key, "exports"], latency)
+    return dg.MaterializeResult(
+        data_version=data_version(row.checkpoint_id, code),
+        metadata={
+            "onnx": dg.MetadataValue.path(f"{folder.url}/{ONNX}"),
+            "onnx_bytes": folder.manifest().files[ONNX].bytes,
+            "parity": dg.MetadataValue.json(known["parity"]),
+            "latency": show.table(latency),
+            "preprocessing": dg.MetadataValue.json(
+                json.loads(folder.path("config.json").read_bytes())["preprocessing"]
+            ),
+        },
+        check_results=[_parity_result(parity)],
+    )
+
+
+def _parity_result(parity: ParityReport) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=parity.passed,
+        description="; ".join(parity.problems) or None,
+        metadata={
+            "max_abs_diff": parity.max_abs_diff,
+            "threshold": parity.tolerance,
+            "top1_flip_rate": parity.top1_flip_rate,
+            "images": parity.images,
+        },
+    )
+
+
+def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str) -> None:
+    """Export, compare on test images, time it; the files join the checkpoint's folder in one step."""
+    from platform_assets.vision.checkpoints import load_classifier
+    from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
+
+    names = ("ckpt.safetensors", "config.json", "labelmap.json")
+    classifier = load_classifier(folder.local_folder(*names), expect_label_map=inputs.label_map)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, Path(ONNX).name)
+        export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id)
+        parity = check_parity(classifier, path, _test_files(inputs), label_map=inputs.label_map)
+        buffer = io.BytesIO()
+        measure_latency(classifier, path).write_parquet(buffer)
+        report = {"code_version": code, "parity": parity.model_dump(mode="json")}
+        Path(scratch, Path(LATENCY).name).write_bytes(buffer.getvalue())
+        Path(scratch, Path(PARITY).name).write_text(json.dumps(report, indent=2) + "\n")
+        folder.add_tree("exports", Path(scratch))
+
+
+def _test_files(inputs: Inputs) -> list[bytes]:
+    """Files of the test part, the first by id: a stable sample."""
+    import polars as pl
+
+    test: pl.DataFrame = inputs.records.filter(pl.col("split") == "test").sort("image_id").head(PARITY_IMAGES)
+    return [(inputs.root / path).read_bytes() for path in test["path"]]
+
+
+def model_card(inputs: Inputs, tables: Tables, outputs: Outputs, files: FilesResource) -> dg.MaterializeResult[Any]:
+    from platform_assets.components.card_facts import model_card_facts
+    from platform_assets.vision.cards import model_card as write_card
+
+    row = read_champion(inputs.spec, tables)
+    text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row))
+    path = files.card(*inputs.spec.key, "model_card")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return dg.MaterializeResult(
+        data_version=data_version(row.checkpoint_id, text),
+        metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},
+    )

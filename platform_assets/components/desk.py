@@ -1,0 +1,94 @@
+"""What a step of an experiment works with: its context, inputs and opened stores, and where a trial's result is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from platform_assets.components.inputs import Inputs, open_inputs
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.vision_dataset import VisionDatasetSpec
+    from platform_assets.resources import ComputeResource, FilesResource, OutputsResource, RunsResource, TablesResource
+    from platform_assets.stores.outputs import OutputFolder, Outputs
+    from platform_assets.stores.runs import Runs
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.fitting import Pixels
+    from platform_assets.vision.recipes import ResolvedTrial
+
+
+class CheckpointRow(BaseModel):
+    """One row of the checkpoint table: where a trial's files are and what they were made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: str
+    run_id: str
+    config_hash: str
+    checkpoint_id: str
+    input_version: str
+    folder_url: str
+    device: str
+    parameters: int
+    train_seconds: float
+    started_ms: int
+    ended_ms: int
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Opened once a step; `pixels` keeps decoded images from one trial to the next."""
+
+    context: dg.AssetExecutionContext
+    inputs: Inputs
+    tables: Tables
+    outputs: Outputs
+    runs: Runs
+    files: FilesResource
+    compute: ComputeResource
+    pixels: Pixels
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        return self.inputs.spec
+
+    def key(self, asset: str) -> list[str]:
+        return [*self.spec.key, asset]
+
+    def row(self, trial: str) -> CheckpointRow:
+        """The checkpoint of a trial. Raises MissingTable, naming the command that makes it."""
+        return CheckpointRow(**self.tables.read(self.key("checkpoint"), trial).row(0, named=True))
+
+    def folder(self, trial: str) -> OutputFolder:
+        return self.outputs.at(self.row(trial).folder_url)
+
+    def note(self, asset: str, trial: ResolvedTrial, metadata: dict[str, Any]) -> None:
+        """What the UI shows of one partition of an asset."""
+        self.context.add_asset_metadata(metadata, asset_key=self.key(asset), partition_key=trial.trial)
+
+
+def open_desk(
+    context: dg.AssetExecutionContext,
+    spec: ExperimentSpec,
+    dataset: VisionDatasetSpec,
+    tables: TablesResource,
+    outputs: OutputsResource,
+    runs: RunsResource,
+    files: FilesResource,
+    compute: ComputeResource,
+) -> Desk:
+    from platform_assets.components.metadata import every_two_seconds
+    from platform_assets.vision.fitting import Pixels
+
+    store = tables.open()
+    inputs = open_inputs(spec, dataset, store, files)
+    progress = every_two_seconds(context.log.info, "decoding images")
+    return Desk(
+        context, inputs, store, outputs.open(), runs.open(), files, compute, Pixels(inputs.root, on_image=progress)
+    )

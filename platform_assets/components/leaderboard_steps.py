@@ -1,0 +1,88 @@
+"""The body of the leaderboard asset and the check over all its checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.specs import data_version
+from platform_assets.resources import OutputsResource, TablesResource
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.stores.tables import Tables
+
+LEADERBOARD = (
+    "All variants side by side, ranked on val and reported on test: mean, spread and interval over seeds, difference to the "
+    "baseline with a paired test (Holm-corrected), parameters and seconds."
+)
+
+
+def metrics_rows(spec: ExperimentSpec, tables: Tables) -> pl.DataFrame:
+    """The metrics of every trial of the YAML file. Raises MissingTable, naming the command, for one that was not run."""
+    import polars as pl
+
+    return pl.concat([tables.read([*spec.key, "metrics"], trial) for trial in spec.trials], how="vertical_relaxed")
+
+
+def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[Any]:
+    from platform_assets.vision.comparison import leaderboard as compare
+    from platform_assets.vision.plots import leaderboard_bars
+
+    rows = metrics_rows(spec, tables)
+    predictions = {trial: tables.read([*spec.key, "predictions"], trial) for trial in spec.trials}
+    board = compare(rows, predictions, baseline=spec.baseline, metric=spec.metric)
+    tables.write([*spec.key, "leaderboard"], board)
+    return dg.MaterializeResult(
+        data_version=data_version(*rows["checkpoint_id"], *rows["test_ids_sha256"]),
+        metadata={
+            "dagster/row_count": board.height,
+            "leaderboard": show.table(board),
+            "trials": show.table(
+                rows.select("trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id")
+            ),
+            "bars": show.picture(leaderboard_bars(board)),
+            "conclusion": dg.MetadataValue.md(conclusion(board, spec)),
+        },
+    )
+
+
+def conclusion(board: pl.DataFrame, spec: ExperimentSpec) -> str:
+    """Each variant against the baseline in words; a difference that chance explains is called none."""
+    lines = []
+    for row in board.to_dicts():
+        if row["variant"] == spec.baseline:
+            continue
+        certain = row["p_holm"] is not None and row["p_holm"] < 0.05
+        said = "differs from" if certain else "shows no significant difference to"
+        lines.append(
+            f"- `{row['variant']}` {said} `{spec.baseline}`: {row['difference']:+.4f} {spec.metric} "
+            f"({row['difference_low']:+.4f} to {row['difference_high']:+.4f}), paired test p = {row['p_holm']:.3g}"
+        )
+    return "\n".join(lines) or f"`{spec.baseline}` stands alone."
+
+
+def manifest_check(spec: ExperimentSpec) -> dg.AssetChecksDefinition:
+    """Reads every byte of every trial's folder, whenever the check runs."""
+
+    @dg.asset_check(
+        name="every_checkpoint_matches_its_manifest",
+        asset=[*spec.key, "leaderboard"],
+        description="Every file of every trial has the SHA-256 that its MANIFEST.json gives it.",
+        blocking=True,
+    )
+    def every_checkpoint_matches_its_manifest(tables: TablesResource, outputs: OutputsResource) -> dg.AssetCheckResult:
+        table, folders = tables.open(), outputs.open()
+        urls = [table.read([*spec.key, "checkpoint"], trial)["folder_url"][0] for trial in spec.trials]
+        problems = [problem for url in urls for problem in folders.at(url).verify()]
+        return dg.AssetCheckResult(
+            passed=not problems,
+            description="; ".join(problems[:3]) or None,
+            metadata={"folders": len(urls), "problems": len(problems), "threshold": 0},
+        )
+
+    return every_checkpoint_matches_its_manifest

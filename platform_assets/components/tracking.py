@@ -1,0 +1,60 @@
+"""A trial as its MLflow run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.desk import CheckpointRow, Desk
+    from platform_assets.vision.recipes import ResolvedTrial
+
+
+def record(desk: Desk, trial: ResolvedTrial, row: CheckpointRow, table: pl.DataFrame, files: dict[str, bytes]) -> str:
+    """Get or create the run of this trial, config and data, and log what is known of it; returns its MLflow run id."""
+    import polars as pl
+
+    from platform_assets.stores.runs import EpochMetrics, TrialRun
+
+    folder = desk.outputs.at(row.folder_url)
+    history = pl.read_parquet(folder.path("history.parquet")).select(pl.selectors.numeric())
+    scores = table.select(pl.selectors.float()).row(0, named=True)
+    names = ("config.json", "env.json", "labelmap.json")
+    return desk.runs.record_trial(
+        TrialRun(
+            experiment="/".join(desk.spec.key),
+            asset="/".join(desk.key("checkpoint")),
+            partition=trial.trial,
+            config_hash=row.config_hash,
+            data_version=desk.inputs.records_version,
+            dagster_run_id=desk.context.run.run_id,
+            status="FINISHED",
+            started_ms=row.started_ms,
+            ended_ms=row.ended_ms,
+            checkpoint_id=row.checkpoint_id,
+            folder_url=row.folder_url,
+            params=_flat(json.loads(trial.canonical_json())),
+            history=tuple(
+                EpochMetrics(
+                    epoch=number, metrics={f"epoch_{name}": float(v) for name, v in epoch.items() if v is not None}
+                )
+                for number, epoch in enumerate(history.to_dicts())
+            ),
+            metrics={name: value for name, value in scores.items() if value is not None},
+            files={**files, **{name: folder.path(name).read_bytes() for name in names}},
+        )
+    )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = (
+                value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
+            )
+    return found

@@ -1,0 +1,51 @@
+"""The course of a trial as a TensorBoard event file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+# The name is fixed: TensorBoard looks for "tfevents" in it, and a clock, host or process id would tell runs apart that
+# are the same.
+EVENT_FILE = "events.out.tfevents.0.kestrel"
+
+# Column of a history (one row an epoch) or of a probe's candidates (one row a value of C) to TensorBoard key.
+KEYS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/val",
+    "train_metric": "{metric}/train",
+    "val_metric": "{metric}/val",
+    "learning_rate": "learning_rate",
+    "log10_c": "log10_c",
+}
+
+
+def write_tensorboard(folder: Path, history: pl.DataFrame, *, metric: str) -> Path:
+    """Write EVENT_FILE into `folder`: the KEYS by epoch, by grid point for a probe. Returns its path.
+
+    The wall time of an event is its step, so that the same trial gives the same bytes.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / EVENT_FILE
+    beside = folder / ".part"
+    with beside.open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
+        for step, key, value in _scalars(history, metric):
+            summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
+            writer.write(Event(wall_time=step, step=step, summary=summary).SerializeToString())
+    return beside.replace(target)
+
+
+def _scalars(history: pl.DataFrame, metric: str) -> Iterator[tuple[int, str, float]]:
+    steps = history["epoch"].to_list() if "epoch" in history.columns else range(1, history.height + 1)
+    for column, key in KEYS.items():
+        if column in history.columns:
+            for step, value in zip(steps, history[column], strict=True):
+                yield step, key.format(metric=metric), float(value)

@@ -1,0 +1,86 @@
+"""The layout of the FiftyOne folder, as release 1.22.1 exported and imported it (tried by hand, 2026-11)."""
+
+import base64
+import io
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from platform_assets.vision.evaluation import predictions_frame
+from platform_assets.vision.fiftyone_folder import write_fiftyone
+from platform_assets.vision.label_map import LabelMap
+
+LABELS = LabelMap(names=("cat", "Hündchen"))
+LOGITS = np.array([[1.0, 0.0], [0.25, 0.75], [2.0, -1.0]], dtype=np.float32)
+
+
+@pytest.fixture
+def predictions() -> pl.DataFrame:
+    rows = pl.DataFrame(
+        {
+            "image_id": ["aa", "bb", "cc"],
+            "path": ["x/1.png", "x/2.png", "y/3.png"],
+            "part": ["test", "test", "val"],
+            "label": ["cat", "cat", "Hündchen"],
+        }
+    )
+    return predictions_frame(rows, LOGITS, LABELS)
+
+
+def _written(folder: Path, predictions: pl.DataFrame) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    write_fiftyone(folder, predictions, root=Path("/data/pets"), label_map=LABELS)
+    metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    return metadata, json.loads((folder / "samples.json").read_text(encoding="utf-8"))["samples"]
+
+
+def test_write_fiftyone__one_sample_per_evaluated_image(tmp_path: Path, predictions: pl.DataFrame) -> None:
+    _, samples = _written(tmp_path / "fiftyone", predictions)
+    assert [sample["filepath"] for sample in samples] == ["x/1.png", "x/2.png", "y/3.png"]
+    wrong = samples[1]
+    assert wrong["tags"] == ["test"]
+    assert (wrong["ground_truth"]["label"], wrong["predictions"]["label"], wrong["correct"]) == (
+        "cat",
+        "Hündchen",
+        False,
+    )
+    assert wrong["predictions"]["confidence"] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6)
+    assert wrong["ground_truth"]["_cls"] == wrong["predictions"]["_cls"] == "Classification"
+
+
+def test_write_fiftyone__logits_are_a_compressed_array(tmp_path: Path, predictions: pl.DataFrame) -> None:
+    _, samples = _written(tmp_path, predictions)
+    packed = base64.b64decode(samples[2]["predictions"]["logits"]["$binary"]["base64"])
+    logits = np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
+    assert logits.dtype == np.float32
+    assert logits.tolist() == LOGITS[2].tolist()
+
+
+def test_write_fiftyone__every_field_of_a_sample_is_declared(tmp_path: Path, predictions: pl.DataFrame) -> None:
+    """FiftyOne hides a field that the dataset document does not declare."""
+    metadata, samples = _written(tmp_path, predictions)
+    declared = {field["db_field"]: field for field in metadata["sample_fields"]}
+    for sample in samples:
+        assert set(sample) <= set(declared)
+        inner = {field["db_field"] for field in declared["predictions"]["fields"]}
+        assert set(sample["predictions"]) - {"_cls"} <= inner
+    assert metadata["default_classes"] == list(LABELS.names)
+    assert metadata["info"] == {"rel_dir": "/data/pets", "label_map_checksum": LABELS.checksum}
+
+
+def test_write_fiftyone__ids_are_distinct_object_ids_and_bytes_repeat(
+    tmp_path: Path, predictions: pl.DataFrame
+) -> None:
+    _, samples = _written(tmp_path / "a", predictions)
+    _written(tmp_path / "b", predictions.reverse())
+    ids = [part["_id"]["$oid"] for s in samples for part in (s, s["ground_truth"], s["predictions"])]
+    assert len(set(ids)) == 9
+    assert {len(value) for value in ids} == {24}
+    assert all(0 <= sample["_rand"] < 1 for sample in samples)
+    for name in ("metadata.json", "samples.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["metadata.json", "samples.json"]

@@ -1,0 +1,145 @@
+"""Recipes as YAML gives them, and what a trial is after every default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from platform_assets.vision.recipes import (
+    ProbeRecipe,
+    Protocol,
+    ResolvedTrial,
+    TrainRecipe,
+    Variant,
+    resolve_trial,
+    trial_key,
+)
+
+PROTOCOL = Protocol(dataset="cells", experiment="binary", metric="top1", label_map_checksum="ab" * 32)
+PROBE = Variant(backbone="tf_efficientnet_lite0", mode="linear_probe")
+SCRATCH = Variant(backbone="baseline_cnn", mode="scratch")
+FINETUNE = Variant(backbone="tf_efficientnet_lite0", mode="finetune")
+
+
+def _resolved(variant: Variant, *, name: str = "v", seed: int = 0, protocol: Protocol = PROTOCOL) -> ResolvedTrial:
+    return resolve_trial(variant, name=name, seed=seed, protocol=protocol)
+
+
+@pytest.mark.parametrize(
+    ("given_options", "said"),
+    [
+        ({"mode": "scratch"}, "backbone"),
+        ({"backbone": "baseline_cnn"}, "mode"),
+        ({"backbone": "resnet5000", "mode": "scratch"}, "'resnet5000' is not known"),
+        ({"backbone": "baseline_cnn", "mode": "scrach"}, "'scratch', 'linear_probe' or 'finetune'"),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "epochs": 3}, "Extra inputs are not permitted"),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "train": {"epoch": 3}}, "train.epoch"),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "probe": {}}, "option 'probe' has no meaning in mode 'scratch'"),
+        ({"backbone": "tf_efficientnet_lite0", "mode": "linear_probe", "train": {}}, "option 'train' has no meaning"),
+        ({"backbone": "baseline_cnn", "mode": "finetune"}, "use mode 'scratch' or a pretrained backbone"),
+        ({"backbone": "baseline_cnn", "mode": "linear_probe"}, "use mode 'scratch' or a pretrained backbone"),
+        (
+            {"backbone": "baseline_cnn", "mode": "scratch", "train": {"backbone_learning_rate_factor": 0.5}},
+            "'train.backbone_learning_rate_factor' 0.5 has no meaning",
+        ),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "seeds": [0, 0]}, "name one seed twice"),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "seeds": []}, "seeds"),
+        ({"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 8}, "image_size_px"),
+    ],
+)
+def test_variant__refuses_what_it_cannot_do(given_options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Variant.model_validate(given_options)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        (ProbeRecipe, {"log10_c_min": 1, "log10_c_max": 0}, "swap them"),
+        (ProbeRecipe, {"points": 1}, "one point needs equal ends"),
+        (ProbeRecipe, {"log10_c_min": 1, "log10_c_max": 1}, "one point needs equal ends"),
+        (TrainRecipe, {"epochs": 2, "warmup_epochs": 3}, "longer than the 2 epochs"),
+        (TrainRecipe, {"learning_rate": float("nan")}, "finite number"),
+        (TrainRecipe, {"learning_rate": 0}, "greater than 0"),
+    ],
+)
+def test_recipe__refuses_impossible_numbers(recipe: type, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        recipe(**options)
+
+
+def test_probe_recipe__grid_ascends_from_end_to_end() -> None:
+    assert ProbeRecipe(log10_c_min=-2, log10_c_max=1, points=4).log10_c_grid == (-2.0, -1.0, 0.0, 1.0)
+    assert ProbeRecipe(log10_c_min=-1, log10_c_max=-1, points=1).log10_c_grid == (-1.0,)
+
+
+def test_resolve_trial__fills_in_the_defaults_of_the_mode() -> None:
+    probe, scratch, finetune = (_resolved(variant) for variant in (PROBE, SCRATCH, FINETUNE))
+    assert (probe.probe, probe.train) == (ProbeRecipe(), None)
+    assert (finetune.probe, finetune.train) == (None, TrainRecipe())
+    assert scratch.train is not None and scratch.train.backbone_learning_rate_factor == 1.0
+    assert scratch.pretrained_sha256 is None
+    assert finetune.pretrained_sha256 == probe.pretrained_sha256 is not None
+
+
+def test_resolve_trial__size_of_variant_before_experiment_before_backbone() -> None:
+    sized = PROTOCOL.model_copy(update={"image_size_px": 96})
+    small = Variant(backbone="baseline_cnn", mode="scratch", image_size_px=64)
+    sizes = [_resolved(v, protocol=p).preprocessing.image_size_px for v, p in ((small, sized), (SCRATCH, sized))]
+    assert [*sizes, _resolved(PROBE).preprocessing.image_size_px] == [64, 96, 224]
+
+
+def test_config_hash__is_the_sha256_of_the_canonical_json() -> None:
+    trial = _resolved(PROBE)
+    text = trial.canonical_json()
+    assert trial.config_hash == hashlib.sha256(text.encode()).hexdigest()
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    assert ResolvedTrial.model_validate_json(text) == trial
+
+
+def test_config_hash__a_default_written_out_changes_nothing() -> None:
+    written = Variant(backbone="tf_efficientnet_lite0", mode="finetune", image_size_px=224, train=TrainRecipe(epochs=30))
+    assert _resolved(written).config_hash == _resolved(FINETUNE).config_hash
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _resolved(FINETUNE, seed=1),
+        _resolved(FINETUNE, name="w"),
+        _resolved(PROBE),
+        _resolved(Variant(backbone="tf_efficientnet_lite1", mode="finetune", image_size_px=224)),
+        _resolved(Variant(backbone="tf_efficientnet_lite0", mode="finetune", train=TrainRecipe(weight_decay=0.06))),
+        _resolved(FINETUNE, protocol=PROTOCOL.model_copy(update={"metric": "macro_f1"})),
+        _resolved(FINETUNE, protocol=PROTOCOL.model_copy(update={"label_map_checksum": "cd" * 32})),
+        _resolved(FINETUNE, protocol=PROTOCOL.model_copy(update={"resize": "shorter_side"})),
+    ],
+)
+def test_config_hash__every_fact_counts(other: ResolvedTrial) -> None:
+    assert other.config_hash != _resolved(FINETUNE).config_hash
+
+
+@given(st.from_regex(r"^[a-z0-9]+([_-][a-z0-9]+)*\Z").filter(lambda name: len(name) <= 60), st.integers(0, 2**31 - 1))
+def test_trial_key__splits_back_into_variant_and_seed(name: str, seed: int) -> None:
+    trial = _resolved(SCRATCH, name=name, seed=seed)
+    assert trial.trial == trial_key(name, seed)
+    assert trial.trial.split("__s") == [name, str(seed)]
+
+
+@pytest.mark.parametrize("name", ["a__b", "Probe", "a|b", "", "_a", "a b", "a/b"])
+def test_resolved_trial__refuses_names_that_make_no_key(name: str) -> None:
+    with pytest.raises(ValidationError, match="variant"):
+        _resolved(SCRATCH, name=name)
+
+
+def test_resolved_trial__holds_the_recipe_of_its_mode_alone() -> None:
+    fields = _resolved(PROBE).model_dump() | {"train": TrainRecipe().model_dump()}
+    with pytest.raises(ValidationError, match="recipe 'probe' alone"):
+        ResolvedTrial.model_validate(fields)

@@ -1,0 +1,72 @@
+"""The state file: whole or not there, and of this training or passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from platform_assets.vision.training_state import (
+    STATE_FILE,
+    EpochRow,
+    Progress,
+    TrainingState,
+    UnreadableTrainingState,
+    fingerprint_of,
+)
+
+
+def _row(epoch: int, *, val_metric: float = 0.5, val_loss: float = 1.0) -> EpochRow:
+    return EpochRow(
+        epoch=epoch, train_loss=0.1, val_loss=val_loss, val_metric=val_metric, learning_rate=1e-3, seconds=0.1 + 0.2
+    )
+
+
+def test_training_state__comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    state = TrainingState(tmp_path, "mine")
+    progress = Progress().after(_row(1), steps=7)
+    state.save(progress, {"model": {"weight": torch.tensor([0.1, float("nan")])}})
+    loaded = state.load()
+    assert loaded is not None
+    assert loaded[0] == progress
+    torch.testing.assert_close(loaded[1]["model"]["weight"], torch.tensor([0.1, float("nan")]), equal_nan=True)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+
+
+def test_training_state__of_another_training_is_passed_over(tmp_path: Path) -> None:
+    assert TrainingState(tmp_path, "mine").load() is None
+    TrainingState(tmp_path, "other").save(Progress(), {})
+    assert TrainingState(tmp_path, "mine").load() is None
+
+
+def test_training_state__interrupted_save_leaves_the_one_before(tmp_path: Path) -> None:
+    state = TrainingState(tmp_path, "mine")
+    state.save(Progress(), {})
+    (tmp_path / STATE_FILE).with_suffix(".partial").write_bytes(b"half a file")
+    assert state.load() == (Progress(), {})
+    with pytest.raises(AttributeError):
+        state.save(Progress().after(_row(1), steps=1), {"not storable": (value for value in ())})  # type: ignore[dict-item]
+    assert state.load() == (Progress(), {})
+
+
+def test_training_state__names_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / STATE_FILE).write_bytes(b"not a state")
+    with pytest.raises(UnreadableTrainingState, match="delete it to train from the start"):
+        TrainingState(tmp_path, "mine").load()
+
+
+def test_progress__best_by_metric_then_loss_then_the_earlier() -> None:
+    progress = Progress()
+    assert progress.best_epoch == progress.epoch == 0
+    bests = []
+    rows = [(0.5, 1.0), (0.4, 0.1), (0.5, 1.0), (0.5, 0.9), (0.6, 2.0)]
+    for epoch, (val_metric, val_loss) in enumerate(rows, start=1):
+        progress = progress.after(_row(epoch, val_metric=val_metric, val_loss=val_loss), steps=2)
+        bests.append(progress.best_epoch)
+    assert bests == [1, 1, 1, 4, 5]
+    assert (progress.epoch, progress.steps) == (5, 10)
+
+
+def test_fingerprint__knows_the_facts_and_not_their_order() -> None:
+    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1}) != fingerprint_of({"a": 1, "b": 3})

