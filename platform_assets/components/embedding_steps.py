@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -134,9 +133,8 @@ def embed_all(
     images = missing_images(inputs, cache, row)
     log(f"{what}: {len(images):,} of {inputs.records.height:,} images to embed with {row.engine}, parity passed")
     progress = show.every_two_seconds(log, f"{what}: embedding")
-    report = partial(_report, progress, len(images))
     if images:
-        cache.add_all(row.key, embed_batches(images, preprocessing, choice.engine, on_progress=report))
+        cache.add_all(row.key, _counted(embed_batches(images, preprocessing, choice.engine), len(images), progress))
     seconds = time.monotonic() - started
     return row.model_copy(update={"images": inputs.records.height, "embedded_now": len(images), "seconds": seconds})
 
@@ -148,8 +146,14 @@ def missing_images(inputs: Inputs, cache: EmbeddingCache, row: Embedded) -> list
     return [(image_id, (inputs.root / path).read_bytes) for image_id, path in rows if image_id not in cached]
 
 
-def _report(progress: Callable[[int, int], None], total: int, done: int) -> None:
-    progress(done, total)
+def _counted(
+    frames: Iterator[pl.DataFrame], total: int, progress: Callable[[int, int], None]
+) -> Iterator[pl.DataFrame]:
+    done = 0
+    for frame in frames:
+        done += frame.height
+        progress(done, total)
+        yield frame
 
 
 def _row(identity: tuple[str, str, str], preprocessing: Preprocessing, choice: EngineChoice) -> Embedded:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 MANIFEST_NAME = "MANIFEST.json"
 WEIGHTS_NAME = "ckpt.safetensors"
@@ -56,6 +56,13 @@ class Manifest(BaseModel):
     checkpoint_id: str
     files: dict[str, FileFacts]
 
+    @field_validator("files")
+    @classmethod
+    def _check_names(cls, files: dict[str, FileFacts]) -> dict[str, FileFacts]:
+        for name in files:
+            _require_inside(name)
+        return files
+
     def to_json(self) -> str:
         return json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n"
 
@@ -78,6 +85,10 @@ def later_name(name: str) -> str:
     """The name of a file that is added after publication. Raises BadOutputName."""
     if name in (MANIFEST_NAME, WEIGHTS_NAME):
         raise BadOutputName(f"{name!r}: written once by publish; later files need another name")
+    return _require_inside(name)
+
+
+def _require_inside(name: str) -> str:
     inside = all(part not in ("", ".", "..") for part in name.split("/"))
     if not inside or "\\" in name or not name.isprintable() or is_private(name):
         raise BadOutputName(f"{name!r}: not a relative POSIX name inside the run folder")

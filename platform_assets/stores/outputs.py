@@ -91,11 +91,11 @@ class OutputFolder:
 
     def add(self, name: str, source: Path | bytes) -> None:
         """Copies one later file into the finished folder, in place of an older one of that name."""
-        self._replace(name, {later_name(name): source})
+        self._replace(later_name(name), {name: source})
 
     def add_tree(self, name: str, source: Path) -> None:
         """Copies a folder of files into the finished folder, in place of all that lay under that name."""
-        self._replace(name, {later_name(f"{name}/{inner}"): source / inner for inner in tree_names(source)})
+        self._replace(later_name(name), {f"{name}/{inner}": source / inner for inner in tree_names(source)})
 
     def verify(self) -> list[str]:
         """What is wrong, one sentence each; reads every byte. Empty for a folder that is as it was written."""

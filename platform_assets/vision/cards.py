@@ -184,10 +184,13 @@ def _model_head(facts: ModelCardFacts) -> dict[str, object]:
 
 def _results_text(facts: ModelCardFacts) -> str:
     test, val = facts.test, facts.val
+    more = ["balanced_accuracy", "loss", "ece"]
+    if len(facts.label_map) > 5:
+        more.insert(0, "top5")
     rows = [
         ("top-1", f"{test.top1:.4f} ({_interval(test.top1_interval)})", val.top1),
         ("macro-F1", f"{test.macro_f1:.4f} ({_interval(test.macro_f1_interval)})", val.macro_f1),
-        *((name, getattr(test, name), getattr(val, name)) for name in ("top5", "balanced_accuracy", "loss", "ece")),
+        *((name, getattr(test, name), getattr(val, name)) for name in more),
         ("images", test.images, val.images),
     ]
     note = "Intervals are 95 % bootstraps over images. Val made the choices, so its figures flatter; test made none."

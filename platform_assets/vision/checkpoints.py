@@ -111,8 +111,10 @@ def _require_same_shapes(path: Path, found: dict[str, torch.Tensor], wanted: dic
     wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     wrong += [f"{name} is not expected" for name in found.keys() - wanted.keys()]
     for name in wanted.keys() & found.keys():
-        if found[name].shape != wanted[name].shape or found[name].dtype != wanted[name].dtype:
+        if found[name].shape != wanted[name].shape:
             wrong.append(f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}")
+        elif found[name].dtype != wanted[name].dtype:
+            wrong.append(f"{name} is {found[name].dtype} instead of {wanted[name].dtype}")
     if wrong:
         raise CheckpointError(f"{path} does not fit its config: {'; '.join(sorted(wrong)[:5])} ({len(wrong)} in all)")
 

@@ -19,8 +19,13 @@ from platform_assets.vision.splits import Part
 REPORTED_SCORES = ("top1", "top5", "balanced_accuracy", "macro_f1", "loss", "ece")
 Predictions = Mapping[str, pl.DataFrame]
 # Figures of a variant against the baseline; null in the baseline's own row.
-_AGAINST_FIGURES = ["difference", "difference_low", "difference_high", "p_value", "p_holm"]
-_AGAINST_ITSELF: dict[str, Any] = dict.fromkeys([*_AGAINST_FIGURES, "only_variant", "only_baseline"])
+_AGAINST_BASELINE = pl.Schema(
+    {
+        **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),
+        **dict.fromkeys(("only_variant", "only_baseline"), pl.Int64),
+        **dict.fromkeys(("p_value", "p_holm"), pl.Float64),
+    }
+)
 
 
 class ComparisonError(ValueError):
@@ -116,6 +121,7 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
 
     Raises ComparisonError when trials of one seed saw other images, or label maps differ.
     """
+    rows = rows.sort("variant", "seed")
     _require_comparable(rows, predictions, baseline)
     draws = _bootstrap(rows, predictions, metric)
     variants = rows.partition_by("variant", as_dict=True, maintain_order=True)
@@ -129,11 +135,12 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
     p_values = [against["p_value"] for against in others.values()]
     for against, p_holm in zip(others.values(), holm(p_values), strict=True):
         against["p_holm"] = p_holm
+    none = dict.fromkeys(_AGAINST_BASELINE)
     table = pl.DataFrame(
-        [summary | others.get(name, _AGAINST_ITSELF) for name, summary in summaries.items()], infer_schema_length=None
+        [summary | none | others.get(name, {}) for name, summary in summaries.items()], infer_schema_length=None
     )
-    ranked = table.sort(["val_mean", "val_loss", "variant"], descending=[True, False, False])
-    return ranked.with_row_index("rank", offset=1).with_columns(pl.col(_AGAINST_FIGURES).cast(pl.Float64))
+    ranked = table.cast(_AGAINST_BASELINE).sort(["val_mean", "val_loss", "variant"], descending=[True, False, False])
+    return ranked.with_row_index("rank", offset=1)
 
 
 def _require_comparable(rows: pl.DataFrame, predictions: Predictions, baseline: str) -> None:

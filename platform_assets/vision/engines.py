@@ -65,7 +65,7 @@ class Engine:
         if count < self.batch_size:
             images_bchw_u8 = np.pad(images_bchw_u8, [(0, self.batch_size - count), (0, 0), (0, 0), (0, 0)])
         # The copy: a runtime may hand out its own output buffer, which the next batch would overwrite.
-        return np.array(self.infer(images_bchw_u8)[:count], dtype=np.float32)
+        return np.array(self.infer(np.ascontiguousarray(images_bchw_u8))[:count], dtype=np.float32)
 
 
 class Parity(BaseModel):

@@ -67,7 +67,7 @@ def _graph(classifier: Classifier) -> Any:
     import torch
 
     side = classifier.preprocessing.image_size_px
-    # Two images, not one: torch.export takes a batch of one for a constant.
+    # Two images: of one, torch.export up to 2.13 made a constant batch.
     sample_bchw = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     program = torch.onnx.export(
         copy.deepcopy(classifier).cpu().eval(),

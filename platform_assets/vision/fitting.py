@@ -72,7 +72,7 @@ def features_of(records: pl.DataFrame, vectors: pl.DataFrame) -> NDArray[np.floa
         raise MissingVectors(
             f"{missing.height} images have no embedding, the first is {missing['path'][0]}; materialize embeddings again"
         )
-    return joined["vector"].to_numpy()
+    return joined["vector"].to_numpy(writable=True)
 
 
 def fit_probe_trial(

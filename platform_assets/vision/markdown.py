@@ -38,16 +38,19 @@ def table(header: Sequence[str], rows: Sequence[Row], *, most: int = 200) -> str
 
 
 def cell(value: Any) -> str:
-    """A value as text of a table: four digits after the point, thousands set apart, Markdown signs escaped."""
+    """A value as text of a table: thousands set apart, Markdown signs escaped, a dash where there is none."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return literal(str(value))
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def number(value: float) -> str:
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"
+    """As many digits as its size deserves: 0.8571, 3e-07, 12.3, 12,346."""
+    if abs(value) >= 10:
+        return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}"
 
 
 def literal(text: str) -> str:

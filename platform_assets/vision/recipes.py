@@ -148,7 +148,9 @@ class ResolvedTrial(Recipe):
     mode: Mode
     pretrained_sha256: str | None
     preprocessing: Preprocessing
-    split_seed: int | None = Field(default=None, description="the split is drawn with it; None is the dataset's own split")
+    split_seed: int | None = Field(
+        default=None, description="the split is drawn with it; None is the dataset's own split"
+    )
     probe: ProbeRecipe | None
     train: TrainRecipe | None
 

@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -108,13 +109,10 @@ def _sha256(place: Path) -> str:
     return digest.hexdigest()
 
 
-def _in_threads(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | None = None) -> Iterator[_Out]:
-    """Results in the order of the items. On an error or Ctrl-C the waiting items are dropped, not worked off."""
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="scan")
-    try:
+def _in_threads(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | None = None) -> Generator[_Out]:
+    """Results in the order of the items. Closing it drops the waiting items; without that Ctrl-C works them all off."""
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="scan") as pool:
         yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +133,14 @@ def _inspect_all(
     paths = sorted(set(candidates.rows["path"]))
     good: list[tuple[object, ...]] = []
     bad: list[tuple[str, RejectReason, str]] = []
-    results = _in_threads(lambda path: _inspect_file(root / path, max_pixels), paths, threads)
-    for done, (path, found) in enumerate(zip(paths, results, strict=True), 1):
-        if isinstance(found, UnreadableImage):
-            bad.append((path, found.reason, found.detail))
-        else:
-            facts = found.facts
-            size = (facts.width, facts.height, facts.mode, facts.format)
-            good.append((path, found.image_id, found.size_bytes, *size, facts.phash, facts.pixel_mean, facts.pixel_std))
-        if on_progress is not None:
-            on_progress(done, len(paths))
+    with closing(_in_threads(lambda path: _inspect_file(root / path, max_pixels), paths, threads)) as results:
+        for done, (path, found) in enumerate(zip(paths, results, strict=True), 1):
+            if isinstance(found, UnreadableImage):
+                bad.append((path, found.reason, found.detail))
+            else:
+                good.append((path, found.image_id, found.size_bytes, *astuple(found.facts)))
+            if on_progress is not None:
+                on_progress(done, len(paths))
     return (
         pl.DataFrame(good, schema=_FACTS_SCHEMA, orient="row"),
         pl.DataFrame(bad, schema=REJECTED_SCHEMA, orient="row"),

@@ -74,10 +74,13 @@ def test_add__the_same_rows_again_are_the_same_part(cache: EmbeddingCache) -> No
     assert len(list((cache.root / KEY.folder).iterdir())) == 1
 
 
-def test_add__two_vectors_of_one_image_always_give_the_same_one(cache: EmbeddingCache) -> None:
-    # Two runs that embed the same image at once: both parts stay, readers agree on one.
-    parts = {cache.add(KEY, _frame("a", seed=seed)): seed for seed in (1, 2)}
-    assert cache.lookup(KEY, ["a"]).equals(_frame("a", seed=parts[min(parts)]))
+def test_lookup__many_vectors_of_one_image_always_give_the_same_one(tmp_path: Path) -> None:
+    # Runs that embed the same image at once: every part stays, readers agree on one.
+    caches = EmbeddingCache(tmp_path / "forth"), EmbeddingCache(tmp_path / "back")
+    for seed in range(8):
+        caches[0].add(KEY, _frame("a", seed=seed))
+        caches[1].add(KEY, _frame("a", seed=7 - seed))
+    assert caches[0].lookup(KEY, ["a"]).equals(caches[1].lookup(KEY, ["a"]))
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,26 @@ def test_add__name_outside_of_the_folder_is_refused(outputs: Outputs, name: str)
         publish(outputs).add(name, b"")
 
 
+def test_add_tree__empty_tree_outside_of_the_folder_removes_nothing(tmp_path: Path) -> None:
+    outputs = local_outputs(tmp_path)
+    folder = publish(outputs)
+    (tmp_path / "empty").mkdir()
+    kept = Path(folder.root).parent / "kept.txt"
+    kept.write_text("not ours")
+    with pytest.raises(BadOutputName):
+        folder.add_tree("../kept.txt", tmp_path / "empty")
+    assert kept.read_text() == "not ours"
+
+
+@pytest.mark.parametrize("name", ["../../leak", "/etc/hostname"])
+def test_path__manifest_that_lists_a_name_outside_is_damaged(outputs: Outputs, name: str) -> None:
+    folder = publish(outputs)
+    text = folder.manifest().to_json().replace("config.json", name)
+    outputs.fs.pipe_file(f"{folder.root}/{MANIFEST_NAME}", text.encode())
+    with pytest.raises(DamagedOutput, match="not a relative POSIX name"):
+        folder.path(name)
+
+
 @pytest.mark.parametrize("name", ["ckpt.safetensors", MANIFEST_NAME])
 def test_add__weights_and_manifest_are_refused(outputs: Outputs, name: str) -> None:
     with pytest.raises(BadOutputName, match="written once by publish"):

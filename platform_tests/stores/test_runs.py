@@ -74,6 +74,7 @@ def unfinished(status: str, **changes: Any) -> TrialRun:
     return trial(status=status, checkpoint_id=None, folder_url=None, metrics={}, **changes)
 
 
+@pytest.mark.slow
 def test_prepare__two_processes_leave_one_whole_database(prepared: Path) -> None:
     with sqlite3.connect(prepared) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -82,6 +83,7 @@ def test_prepare__two_processes_leave_one_whole_database(prepared: Path) -> None
     assert sorted(path.name for path in prepared.parent.iterdir()) == ["kestrel-locks", "mlflow.db"]
 
 
+@pytest.mark.slow
 def test_prepare__older_database_is_migrated_and_kept(runs: Runs, tmp_path: Path) -> None:
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
@@ -224,7 +226,7 @@ def in_two_processes(runs: Runs, acts: list[Callable[[], object]]) -> None:
     def child() -> None:
         runs.champion("opens the connection")
         for act in acts:
-            barrier.wait()
+            barrier.wait(timeout=60)
             act()
         os._exit(0)
 

@@ -1,4 +1,4 @@
-"""Generated pictures of discs, squares and crosses in random colours: the smallest real task for the vision tests."""
+"""Generated pictures of rings, squares and crosses in random colours: the smallest real task for the vision tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.models import Classifier, build_classifier
 from platform_assets.vision.recipes import Protocol, ResolvedTrial, TrainRecipe, Variant, resolve_trial
 
-SHAPES = LabelMap(names=("cross", "disc", "square"))
+SHAPES = LabelMap(names=("cross", "ring", "square"))
 SIDE_PX = 32
 PREPROCESSING = get_backbone("baseline_cnn").preprocessing(image_size_px=SIDE_PX)
 PROTOCOL = Protocol(
@@ -35,7 +35,7 @@ def _picture(shape: str, generator: np.random.Generator) -> NDArray[np.uint8]:
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX] - generator.integers(11, 21, size=2)[:, None, None]
     radius = int(generator.integers(6, 10))
     inside = {
-        "disc": x**2 + y**2 <= radius**2,
+        "ring": abs(np.hypot(x, y) - radius) <= 1.5,
         "square": np.maximum(abs(x), abs(y)) <= radius,
         "cross": (np.minimum(abs(x), abs(y)) <= 1) & (np.maximum(abs(x), abs(y)) <= radius),
     }[shape]

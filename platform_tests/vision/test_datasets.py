@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from platform_assets.vision import datasets
 from platform_assets.vision.datasets import (
     ImagesDoNotFit,
     LabelledImages,
@@ -46,7 +46,8 @@ def test_load_images__in_the_order_of_the_paths_whatever_the_threads(tmp_path: P
     paths = _pictures(tmp_path, 9)
     heard: list[int] = []
     images_nchw = load_images(paths, PREPROCESSING, threads=4, on_image=heard.append)
-    assert images_nchw.shape == (9, 3, SIDE_PX, SIDE_PX) and images_nchw.dtype == np.uint8
+    assert images_nchw.shape == (9, 3, SIDE_PX, SIDE_PX)
+    assert images_nchw.dtype == np.uint8
     for path, image_chw in zip(paths, images_nchw, strict=True):
         np.testing.assert_array_equal(image_chw, to_pixels(np.asarray(Image.open(path)), PREPROCESSING))
     np.testing.assert_array_equal(load_images(paths, PREPROCESSING, threads=1), images_nchw)
@@ -64,8 +65,8 @@ def test_load_images__names_the_file_that_broke(tmp_path: Path) -> None:
 
 
 def test_load_images__refuses_more_than_the_memory_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}[name])
-    with pytest.raises(ImagesDoNotFit, match="image_size_px 32 take .* lower image_size_px to 28 or less"):
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}[name])
+    with pytest.raises(ImagesDoNotFit, match=r"image_size_px 32 take .* lower image_size_px to 28 or less"):
         load_images([Path("never read.png")] * 100, PREPROCESSING)
 
 
@@ -82,7 +83,8 @@ def test_epoch_batches__same_seed_and_epoch_same_pixels(augmentation: Augmentati
     first = _epoch(3, 2, augmentation)
     torch.manual_seed(2)
     assert torch.equal(_epoch(3, 2, augmentation), first)
-    assert first.shape == (23, 3, SIDE_PX, SIDE_PX) and first.dtype == torch.uint8
+    assert first.shape == (23, 3, SIDE_PX, SIDE_PX)
+    assert first.dtype == torch.uint8
     assert not torch.equal(_epoch(3, 3, augmentation), first)
     assert not torch.equal(_epoch(4, 2, augmentation), first)
 
@@ -100,7 +102,8 @@ def test_epoch_batches__every_image_once_in_even_batches(images: int, batch_size
     assert sorted(rows) == list(range(images))
     assert [int(label) for batch in batches for label in batch.labels_b] == rows
     assert len(batches) == batches_per_epoch(images, batch_size)
-    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_augment__none_and_flip_and_dihedral_only_move_pixels() -> None:
@@ -110,7 +113,8 @@ def test_augment__none_and_flip_and_dihedral_only_move_pixels() -> None:
     for augmentation, pixels in seen.items():
         for seed in range(60):
             moved = augment(image_chw, augmentation, np.random.default_rng(seed))  # type: ignore[arg-type]
-            assert moved.shape == image_chw.shape and moved.dtype == torch.uint8
+            assert moved.shape == image_chw.shape
+            assert moved.dtype == torch.uint8
             pixels.add(moved.numpy().tobytes())
             if augmentation != "crop_flip":
                 assert torch.equal(moved.flatten(1).sort().values, image_chw.flatten(1).sort().values)
@@ -125,7 +129,8 @@ def test_augment__crop_flip_keeps_half_of_the_picture_or_more() -> None:
     for seed in range(200):
         cropped = augment(columns_chw, "crop_flip", np.random.default_rng(seed))
         spans.append((int(cropped.max()) - int(cropped.min()) + 1) / 64)
-    assert 0.55 < min(spans) < 0.75 and max(spans) > 0.95
+    assert 0.55 < min(spans) < 0.75
+    assert max(spans) > 0.95
 
 
 def test_augment__leaves_its_input_alone() -> None:

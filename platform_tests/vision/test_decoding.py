@@ -175,10 +175,10 @@ def test_decode__grey_palette_and_bilevel_become_rgb() -> None:
 
 
 def test_decode__16_bit_grey_is_scaled_not_clipped() -> None:
-    levels = np.array([[0, 128, 257, 32_768, 65_407, 65_535]], dtype=np.uint16)
+    levels = np.array([[0, 128, 129, 257, 32_768, 65_406, 65_535]], dtype=np.uint16)
     for kind in ("PNG", "TIFF"):
         pixels_hwc = decode_rgb(encoded(Image.fromarray(levels), kind))
-        assert pixels_hwc[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
+        assert pixels_hwc[0, :, 0].tolist() == [0, 0, 1, 1, 128, 254, 255]
 
 
 def test_decode__transparency_lies_on_white() -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn import metrics as oracle
 
 from platform_assets.vision.evaluation import (
-    EvaluationError,
     Metrics,
     compute_metrics,
     image_ids_sha256,
@@ -21,7 +20,7 @@ from platform_assets.vision.evaluation import (
     reliability_bins,
 )
 from platform_assets.vision.label_map import LabelMap, UnknownLabel
-from platform_assets.vision.scores import log_softmax
+from platform_assets.vision.scores import EvaluationError, log_softmax
 from platform_tests.vision.shapes import coloured_shapes, randomise_batch_norms, small_classifier
 
 ABC = LabelMap(names=("a", "b", "c"))
@@ -55,7 +54,8 @@ def test_predict__does_not_depend_on_the_batch_size_or_the_mode() -> None:
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     logits_nk = predict(classifier, images_nchw, batch_size=3)
     np.testing.assert_allclose(predict(classifier, images_nchw, batch_size=64), logits_nk, atol=1e-4)
-    assert logits_nk.shape == (7, 3) and logits_nk.dtype == np.float32
+    assert logits_nk.shape == (7, 3)
+    assert logits_nk.dtype == np.float32
     assert classifier.training, "left in the mode it was in"
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
@@ -98,7 +98,9 @@ def test_compute_metrics__agrees_with_scikit_learn() -> None:
     assert metrics.top1 == pytest.approx(oracle.accuracy_score(truth, prediction))
     assert metrics.macro_f1 == pytest.approx(oracle.f1_score(truth, prediction, average="macro"))
     assert metrics.balanced_accuracy == pytest.approx(oracle.balanced_accuracy_score(truth, prediction))
-    assert metrics.loss == pytest.approx(oracle.log_loss(truth, np.exp(log_softmax(np.stack(frame["logits"].to_list())))))
+    assert metrics.loss == pytest.approx(
+        oracle.log_loss(truth, np.exp(log_softmax(np.stack(frame["logits"].to_list()))))
+    )
     assert metrics.top5 == 1.0
     np.testing.assert_array_equal(metrics.confusion, oracle.confusion_matrix(truth, prediction))
     precision, recall, f1, images = oracle.precision_recall_fscore_support(truth, prediction)

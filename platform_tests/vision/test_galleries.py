@@ -48,6 +48,14 @@ def test_contact_sheet__stays_under_the_limit_and_does_not_depend_on_row_order()
     assert contact_sheet(records.sample(fraction=1, shuffle=True, seed=3), Loader()) == sheet
 
 
+def test_contact_sheet__copies_of_an_image_do_not_depend_on_row_order() -> None:
+    records = _records(["a"] * 4).with_columns(image_id=pl.lit("0" * 64))
+    load, again = Loader(), Loader()
+    contact_sheet(records, load, most=2)
+    contact_sheet(records.reverse(), again, most=2)
+    assert load.asked == again.asked == ["0.png", "1.png"]
+
+
 def test_contact_sheet__classes_take_turns() -> None:
     """One class of 90 images and two of 5: nine tiles show three of each."""
     records, load = _records(["many"] * 90 + ["few"] * 5 + ["rare"] * 5), Loader()

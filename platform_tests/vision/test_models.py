@@ -79,4 +79,4 @@ def test_place__changes_the_layout_and_not_the_answer() -> None:
         before = classifier(IMAGES_BCHW)
         after = place(classifier, "cpu")(IMAGES_BCHW)
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
-    assert classifier.backbone.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert classifier.get_parameter("backbone.stem.0.weight").is_contiguous(memory_format=torch.channels_last)

@@ -81,13 +81,17 @@ def test_to_pixels__any_picture_gives_the_size_asked_for(height: int, width: int
         assert pixels.flags.c_contiguous
 
 
+@pytest.mark.parametrize(("image_size_px", "crop_fraction"), [(224, 0.875), (240, 0.882), (260, 0.89), (64, 1.0)])
 @pytest.mark.parametrize(("height", "width"), [(427, 640), (640, 427), (300, 300), (100, 131)])
-def test_to_pixels__shorter_side_gives_the_pixels_of_timm(height: int, width: int) -> None:
+def test_to_pixels__shorter_side_gives_the_pixels_of_timm(
+    height: int, width: int, image_size_px: int, crop_fraction: float
+) -> None:
     from timm.data import create_transform
 
     image = _photograph(height, width)
-    transform = create_transform(224, interpolation="bicubic", crop_pct=0.875, normalize=False, is_training=False)
-    np.testing.assert_array_equal(to_pixels(image, TIMM), transform(Image.fromarray(image)).numpy())
+    transform = create_transform(image_size_px, interpolation="bicubic", crop_pct=crop_fraction, normalize=False)
+    preprocessing = _changed(image_size_px=image_size_px, crop_fraction=crop_fraction)
+    np.testing.assert_array_equal(to_pixels(image, preprocessing), transform(Image.fromarray(image)).numpy())
 
 
 def test_to_pixels__squash_keeps_the_whole_picture_and_shorter_side_cuts_the_ends() -> None:

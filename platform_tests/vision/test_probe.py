@@ -55,7 +55,8 @@ def test_fit_probe__equals_go_to_the_lower_loss_and_the_edge_is_said() -> None:
     probe = fit_probe(easy_train, easy_val, num_classes=3, recipe=RECIPE, metric="top1")
     assert probe.candidates["val_metric"].to_list()[-2:] == [1.0, 1.0]
     assert probe.candidates.filter("chosen")["val_loss"].item() == probe.candidates["val_loss"].min()
-    assert probe.log10_c == 2.0 and probe.at_grid_edge
+    assert probe.log10_c == 2.0
+    assert probe.at_grid_edge
 
 
 def test_fit_probe__has_no_way_in_for_the_test_part() -> None:
@@ -72,7 +73,8 @@ def test_fit_probe__a_class_without_train_images_is_never_predicted() -> None:
     train = (TRAIN[0][TRAIN[1] != 1], TRAIN[1][TRAIN[1] != 1])
     probe = fit_probe(train, VAL, num_classes=4, recipe=RECIPE, metric="top1")
     logits_nk = VAL[0] @ probe.weight_kd.T + probe.bias_k
-    assert logits_nk.shape == (60, 4) and np.isfinite(logits_nk).all()
+    assert logits_nk.shape == (60, 4)
+    assert np.isfinite(logits_nk).all()
     assert set(logits_nk.argmax(axis=1)) <= {0, 2}
     gap_n = logits_nk[:, [0, 2]].mean(axis=1) - logits_nk[:, 1]
     np.testing.assert_allclose(gap_n, np.log(len(train[1]) + 1), rtol=1e-2)

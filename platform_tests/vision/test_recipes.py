@@ -40,7 +40,10 @@ def _resolved(variant: Variant, *, name: str = "v", seed: int = 0, protocol: Pro
         ({"backbone": "baseline_cnn", "mode": "scrach"}, "'scratch', 'linear_probe' or 'finetune'"),
         ({"backbone": "baseline_cnn", "mode": "scratch", "epochs": 3}, "Extra inputs are not permitted"),
         ({"backbone": "baseline_cnn", "mode": "scratch", "train": {"epoch": 3}}, "train.epoch"),
-        ({"backbone": "baseline_cnn", "mode": "scratch", "probe": {}}, "option 'probe' has no meaning in mode 'scratch'"),
+        (
+            {"backbone": "baseline_cnn", "mode": "scratch", "probe": {}},
+            "option 'probe' has no meaning in mode 'scratch'",
+        ),
         ({"backbone": "tf_efficientnet_lite0", "mode": "linear_probe", "train": {}}, "option 'train' has no meaning"),
         ({"backbone": "baseline_cnn", "mode": "finetune"}, "use mode 'scratch' or a pretrained backbone"),
         ({"backbone": "baseline_cnn", "mode": "linear_probe"}, "use mode 'scratch' or a pretrained backbone"),
@@ -84,7 +87,8 @@ def test_resolve_trial__fills_in_the_defaults_of_the_mode() -> None:
     probe, scratch, finetune = (_resolved(variant) for variant in (PROBE, SCRATCH, FINETUNE))
     assert (probe.probe, probe.train) == (ProbeRecipe(), None)
     assert (finetune.probe, finetune.train) == (None, TrainRecipe())
-    assert scratch.train is not None and scratch.train.backbone_learning_rate_factor == 1.0
+    assert scratch.train is not None
+    assert scratch.train.backbone_learning_rate_factor == 1.0
     assert scratch.pretrained_sha256 is None
     assert finetune.pretrained_sha256 == probe.pretrained_sha256 is not None
 
@@ -105,7 +109,9 @@ def test_config_hash__is_the_sha256_of_the_canonical_json() -> None:
 
 
 def test_config_hash__a_default_written_out_changes_nothing() -> None:
-    written = Variant(backbone="tf_efficientnet_lite0", mode="finetune", image_size_px=224, train=TrainRecipe(epochs=30))
+    written = Variant(
+        backbone="tf_efficientnet_lite0", mode="finetune", image_size_px=224, train=TrainRecipe(epochs=30)
+    )
     assert _resolved(written).config_hash == _resolved(FINETUNE).config_hash
 
 

@@ -123,9 +123,11 @@ def test_scan__interrupt_drops_the_files_that_wait(animals: Path, monkeypatch: p
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         scan(FOLDER, animals, threads=1, on_progress=interrupt)
+    assert caught.tb is not None  # as long as it lives, it holds the generator that feeds the pool
     assert len(read) < 100
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("scan")]
 
 
 def test_scan__unexpected_error_names_the_file(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +138,16 @@ def test_scan__unexpected_error_names_the_file(animals: Path, monkeypatch: pytes
     with pytest.raises(KeyError) as caught:
         scan(FOLDER, animals)
     assert caught.value.__notes__ == [f"while reading {animals / 'cat' / 'a.png'}"]
+
+
+def test_scan__rejected_of_every_kind_are_sorted_by_path(animals: Path) -> None:
+    for path, data in {"b.png": png(), "cat/z.png": png(0), "dog/0.png": b""}.items():
+        write(animals, path, data)
+    assert rejected(scan(FOLDER, animals)) == [
+        ("b.png", "missing_label"),
+        ("cat/z.png", "duplicate_bytes"),
+        ("dog/0.png", "empty_file"),
+    ]
 
 
 def test_repeats__same_label_keeps_the_first_path(animals: Path) -> None:

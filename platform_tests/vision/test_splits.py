@@ -113,7 +113,7 @@ def test_split__is_pinned() -> None:
     divided = assign_splits(records(["a", "b"] * 10), drawn())
     held_out = {row["path"]: row["split"] for row in divided.to_dicts() if row["split"] != "train"}
     assert held_out == {
-        **{"6.png": "test", "8.png": "test", "9.png": "test", "12.png": "test"},
+        **{"6.png": "test", "8.png": "test", "9.png": "test", "13.png": "test"},
         **{"10.png": "val", "11.png": "val"},
     }
 
@@ -174,6 +174,13 @@ def test_split__too_few_images_are_an_error_with_counts() -> None:
 def test_split__one_group_of_everything_is_an_error() -> None:
     with pytest.raises(EmptySplit, match="needs more images"):
         assign_splits(records(["a", "b"] * 9, groups=["g"] * 18), drawn(group_by="group"))
+
+
+def test_split__last_group_with_a_label_goes_to_train() -> None:
+    # By quota alone c would go to test: train is full already.
+    frame = records(["a"] * 10 + ["c"] * 2 + ["a"] * 2, groups=["g0"] * 10 + ["g1"] * 2 + ["g2", "g3"])
+    divided = assign_splits(frame, drawn(0.4, 0.3, 0.3, group_by="group"))
+    assert counts(divided, label="c") == {"train": 2, "val": 0, "test": 0}
 
 
 def test_split__no_records_is_an_error() -> None:

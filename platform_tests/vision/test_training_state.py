@@ -45,8 +45,8 @@ def test_training_state__interrupted_save_leaves_the_one_before(tmp_path: Path) 
     state.save(Progress(), {})
     (tmp_path / STATE_FILE).with_suffix(".partial").write_bytes(b"half a file")
     assert state.load() == (Progress(), {})
-    with pytest.raises(AttributeError):
-        state.save(Progress().after(_row(1), steps=1), {"not storable": (value for value in ())})  # type: ignore[dict-item]
+    with pytest.raises(TypeError):
+        state.save(Progress().after(_row(1), steps=1), {"not storable": iter(())})
     assert state.load() == (Progress(), {})
 
 

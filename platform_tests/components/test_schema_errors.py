@@ -1,0 +1,75 @@
+"""Mistakes in YAML: each error names the file, the line and the key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from platform_tests.components.projects import CNN, Project, dataset_yaml, experiment_yaml
+
+Document = dict[str, Any]
+
+
+def _unknown_key(dataset: Document, experiment: Document) -> None:
+    dataset["attributes"]["licens"] = "MIT"
+
+
+def _wrong_type(dataset: Document, experiment: Document) -> None:
+    dataset["attributes"]["max_rejected_fraction"] = "few"
+
+
+def _unknown_kind(dataset: Document, experiment: Document) -> None:
+    dataset["attributes"]["source"]["kind"] = "foldr"
+
+
+def _unknown_backbone(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"] = {"cnn": {**CNN, "backbone": "resnet9000"}}
+
+
+def _no_mode(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"] = {"cnn": {"backbone": "baseline_cnn"}}
+
+
+def _no_dataset(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["dataset"] = "fotos"
+
+
+def _no_baseline(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["baseline"] = "vit"
+
+
+def _option_of_another_mode(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"]["cnn"] = {**CNN, "probe": {"points": 5}}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "key", "said"),
+    [
+        (_unknown_key, "photos", "licens", "Extra inputs are not permitted"),
+        (_wrong_type, "photos", "max_rejected_fraction", "valid number"),
+        (_unknown_kind, "photos", "source", "'foldr'"),
+        (_unknown_backbone, "first", "variants.cnn.backbone", "'resnet9000' is not known; use one of baseline_cnn"),
+        (_no_mode, "first", "variants.cnn.mode", "Field required"),
+        (_no_dataset, "first", "dataset", "no VisionDataset is named 'fotos' (defined: photos)"),
+        (_no_baseline, "first", "attributes", "baseline 'vit' is not a variant; name one of cnn, probe"),
+        (_option_of_another_mode, "first", "variants.cnn", "option 'probe' has no meaning in mode 'scratch'"),
+    ],
+)
+def test_yaml__error_names_file_line_and_key(
+    photos: Project, spoil: Callable[[Document, Document], None], file: str, key: str, said: str
+) -> None:
+    dataset, experiment = dataset_yaml("images"), experiment_yaml()
+    spoil(dataset, experiment)
+    paths = {"photos": photos.write("photos", dataset), "first": photos.write("first", experiment)}
+    with pytest.raises(Exception, match="Error while") as caught:
+        photos.load()
+    error: BaseException | None = caught.value
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    lines = paths[file].read_text().splitlines()
+    wanted = key.split(".")[-1]
+    near = [number for number, line in enumerate(lines, 1) if line.strip().startswith(f"{wanted}:")]
+    assert said in text
+    assert key in text
+    assert any(f"{paths[file]}:{number}" in text for number in near) or f"{paths[file]}:" in text
