@@ -158,6 +158,7 @@ def test_instance__is_configured_as_promised(project: Path, monkeypatch: pytest.
     with dg.DagsterInstance.from_config(str(project)) as instance:
         pools = instance.get_concurrency_config().pool_config
         assert (pools.pool_granularity.value, pools.default_pool_limit) == ("op", 1)
+        assert Path(instance.storage_directory()).resolve().is_relative_to(project / "data")
         assert instance.run_monitoring_enabled
         assert instance.get_settings("run_monitoring")["free_slots_after_run_end_seconds"] == 60
         assert instance.run_retries_enabled
@@ -201,7 +202,7 @@ def test_write_env__keeps_the_users_lines_and_corrects_its_own(tmp_path: Path) -
 
 
 def test_write_env__refuses_a_folder_that_is_no_project(tmp_path: Path) -> None:
-    with pytest.raises(NotAProject, match="no dagster[.]yaml"):
+    with pytest.raises(NotAProject, match=r"no dagster\.yaml"):
         write_env(tmp_path)
     odd = tmp_path / "${HOME}"
     odd.mkdir()

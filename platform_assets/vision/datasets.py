@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from platform_assets.vision.decoding import UnreadableImage, decode_rgb
+from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage, decode_rgb
 from platform_assets.vision.preprocessing import Preprocessing, to_pixels
 from platform_assets.vision.recipes import Augmentation
 
@@ -61,7 +61,7 @@ def load_images(
     preprocessing: Preprocessing,
     *,
     threads: int | None = None,
-    max_pixels: int = 50_000_000,
+    max_pixels: int = MAX_PIXELS,
     on_image: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode and resize to images_nchw, in the order of `paths`. `on_image` hears how many are done.

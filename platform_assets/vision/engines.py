@@ -17,6 +17,7 @@ from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.runtimes import EngineRefused, Infer, onnxruntime_infer, openvino_infer, torch_infer
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
+RequestedEngine = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 # Fixed, not timed, so that the same kind of machine takes the same engine on every run. 2026-11, tf_efficientnet_lite0,
 # 224 px, batch 32, one run on 2 shared cores, images/s: OpenVINO 75, ONNX Runtime 63, torch channels_last 19, torch 12.
@@ -97,7 +98,7 @@ def choose_engine(
     preprocessing: Preprocessing,
     device: Device,
     *,
-    engine: Literal["auto"] | EngineName = "auto",
+    engine: RequestedEngine = "auto",
     batch_size: int = 32,
 ) -> EngineChoice:
     """The first engine of PREFERENCE that passes parity, or the one asked for; raises EngineRefused otherwise.
@@ -160,7 +161,7 @@ def probe_pixels(count: int, image_size_px: int) -> NDArray[np.uint8]:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _candidates(engine: Literal["auto"] | EngineName, device: Device) -> tuple[EngineName, ...]:
+def _candidates(engine: RequestedEngine, device: Device) -> tuple[EngineName, ...]:
     if engine != "auto":
         return (engine,)
     return PREFERENCE if device == "cpu" else ("torch",)

@@ -89,6 +89,15 @@ def test_epoch_batches__same_seed_and_epoch_same_pixels(augmentation: Augmentati
     assert not torch.equal(_epoch(4, 2, augmentation), first)
 
 
+def test_epoch_batches__an_image_looks_different_in_every_epoch_and_seed() -> None:
+    def look(seed: int, epoch: int) -> bytes:
+        batches = epoch_batches(PART, batch_size=5, seed=seed, epoch=epoch, augmentation="crop_flip")
+        (found,) = [batch.images_bchw[batch.rows == 7] for batch in batches if 7 in batch.rows]
+        return found.numpy().tobytes()
+
+    assert len({look(0, 1), look(0, 2), look(1, 1), look(1, 2)}) == 4
+
+
 @given(st.integers(1, 60), st.integers(1, 20))
 def test_epoch_batches__every_image_once_in_even_batches(images: int, batch_size: int) -> None:
     part = LabelledImages(

@@ -84,7 +84,8 @@ def test_top_k__is_that_of_scikit_learn(k: int) -> None:
 
 def test_top_k__all_classes_and_ties() -> None:
     logits_nk = np.zeros((3, 3))
-    assert top_k(logits_nk, np.array([0, 1, 2]), 1) == pytest.approx(1 / 3)
+    assert top_k(logits_nk, np.array([0, 0, 1]), 1) == pytest.approx(2 / 3)
+    assert top_k(logits_nk, np.array([0, 1, 2]), 2) == pytest.approx(2 / 3)
     assert top_k(logits_nk, np.array([0, 1, 2]), 5) == 1.0
 
 
