@@ -7,6 +7,10 @@ PYTHONS := $(PYTHON)
 endif
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
+# uv trusts the certificates this machine trusts, as pip does: many build machines sit behind a mirror with one of their own.
+UV_SYSTEM_CERTS ?= true
+export UV_SYSTEM_CERTS
+
 BIN := .venv/bin
 SYNCED := .venv/.synced
 

@@ -117,9 +117,16 @@ def _experiment(what: str) -> ExperimentSpec:
 
 def _quiet() -> dict[str, str]:
     """The environment, less three warnings that dagster's own command line sets off (dagster 1.13.27)."""
-    said = ("Function `asset_materialize_command` is superseded", "Parameter `include_sources`", "Parameter `execution_type`")
+    said = (
+        "Function `asset_materialize_command` is superseded",
+        "Parameter `include_sources`",
+        "Parameter `execution_type`",
+    )
     given = os.environ.get("PYTHONWARNINGS")
-    return {**os.environ, "PYTHONWARNINGS": ",".join([*(f"ignore:{text}" for text in said), *([given] if given else [])])}
+    return {
+        **os.environ,
+        "PYTHONWARNINGS": ",".join([*(f"ignore:{text}" for text in said), *([given] if given else [])]),
+    }
 
 
 def _run(command: list[str]) -> int:

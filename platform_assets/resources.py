@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.settings import Settings
-from platform_assets.vision.devices import choose_device
+from platform_assets.vision.devices import RequestedDevice, RequestedEngine, choose_device
 
 if TYPE_CHECKING:
     from platform_assets.stores.embeddings import EmbeddingCache
@@ -77,16 +77,16 @@ class FilesResource(dg.ConfigurableResource[Any]):
 class ComputeResource(dg.ConfigurableResource[Any]):
     """What the heavy steps run on. Override it in the launchpad to force a device or an engine."""
 
-    device: str = Field(default="auto", description="auto, cpu, mps or cuda")
-    engine: str = Field(default="auto", description="auto, torch, onnxruntime or openvino: what embeds images")
+    device: RequestedDevice = Field(default="auto", description="where torch computes")
+    engine: RequestedEngine = Field(default="auto", description="what embeds images")
 
     def choose(self, log: Any) -> DeviceChoice:
-        choice = choose_device(self.device)  # type: ignore[arg-type]
+        choice = choose_device(self.device)
         log.info(f"device: {choice.device} ({choice.reason})")
         return choice
 
 
-@dg.resource(config_schema=dg.Permissive(), description="dagster-mlflow's own mlflow_tracking resource, loaded on use")
+@dg.resource(config_schema=dict, description="dagster-mlflow's own mlflow_tracking resource, loaded on use")
 def mlflow_tracking(context: dg.InitResourceContext) -> Any:
     """For assets of your own that want it. Kestrel's own assets track through `runs`: this one keeps a global active run."""
     from dagster_mlflow import mlflow_tracking as tracking

@@ -46,7 +46,7 @@ def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: T
     hashes = hash_files(root, source_files(spec.source, root), known=known)
     tables.write(key, hashes)
     context.log.info(f"{spec.name}: {hashes.height:,} files at {root}")
-    metadata = {
+    metadata: dict[str, Any] = {
         "folder": dg.MetadataValue.path(str(root)),
         "dagster/row_count": hashes.height,
         "bytes": int(hashes["bytes"].sum()),
@@ -124,7 +124,7 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
                 check_name="records_cover_every_class",
                 passed=not absent,
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={"absent": dg.MetadataValue.json(absent), "threshold": 0},
+                metadata={"absent": dg.MetadataValue.json({str(part): names for part, names in absent.items()}), "threshold": 0},
             ),
         ],
     )

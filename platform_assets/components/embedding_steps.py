@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
-from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.backbones import Features, get_backbone
+from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.recipes import resolve_preprocessing
 
 if TYPE_CHECKING:
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
     from platform_assets.resources import ComputeResource
     from platform_assets.stores.embeddings import EmbeddingCache, EmbeddingKey
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.devices import Device
-    from platform_assets.vision.engines import EngineChoice, RequestedEngine
-    from platform_assets.vision.preprocessing import Preprocessing
+    from platform_assets.vision.devices import Device, RequestedEngine
+    from platform_assets.vision.engines import EngineChoice
+    from platform_assets.vision.recipes import ResolvedTrial
 
 EMBEDDINGS = (
     "One vector per image for every frozen backbone and preprocessing that the probes use, cached by image bytes, weights, "
     "preprocessing and engine: shared by all seeds and heads, and one changed image embeds one image."
 )
+
+
+class StaleEmbeddings(ValueError):
+    """The embeddings asset was made for other variants than the YAML now has."""
 
 
 class Embedded(BaseModel):
@@ -37,6 +42,7 @@ class Embedded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
+    features: Features
     image_size_px: int
     preprocessing_id: str
     weights_sha256: str
@@ -53,7 +59,8 @@ class Embedded(BaseModel):
     def key(self) -> EmbeddingKey:
         from platform_assets.stores.embeddings import EmbeddingKey
 
-        return EmbeddingKey(**{name: getattr(self, name) for name in EmbeddingKey.model_fields})
+        found = {name: getattr(self, name) for name in EmbeddingKey.model_fields}
+        return EmbeddingKey(**{**found, "backbone": f"{self.backbone}.{self.features}"})
 
 
 def embeddings(
@@ -66,10 +73,8 @@ def embeddings(
     known = known_rows(tables, inputs)
     with show.stops_cleanly("The vectors made so far are kept."):
         rows = [
-            embed_all(
-                inputs, cache, name, preprocessing, known, device=device, engine=compute.engine, log=context.log.info
-            )
-            for name, preprocessing in probe_inputs(inputs)
+            embed_all(inputs, cache, frozen, known, device=device, engine=compute.engine, log=context.log.info)
+            for frozen in frozen_backbones(inputs)
         ]
     frame = pl.DataFrame([row.model_dump() for row in rows])
     tables.write([*inputs.spec.key, "embeddings"], frame)
@@ -83,11 +88,29 @@ def embeddings(
     )
 
 
-def probe_inputs(inputs: Inputs) -> list[tuple[str, Preprocessing]]:
-    """Backbone and preprocessing of every linear probe, without repeats."""
+class Frozen(BaseModel):
+    """A frozen backbone as a probe uses it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str
+    features: Features
+    preprocessing: Preprocessing
+
+    def made(self, row: Embedded) -> bool:
+        """Whether a row of the embeddings table is of this backbone, these features and this preprocessing."""
+        mine = (self.backbone, self.features, self.preprocessing.preprocessing_id)
+        return (row.backbone, row.features, row.preprocessing_id) == mine
+
+
+def frozen_backbones(inputs: Inputs) -> list[Frozen]:
+    """What the linear probes of an experiment stand on, without repeats."""
     probes = [variant for variant in inputs.spec.variants.values() if variant.mode == "linear_probe"]
-    found = {(probe.backbone, resolve_preprocessing(probe, inputs.protocol)): None for probe in probes}
-    return list(found)
+    found = [
+        Frozen(backbone=v.backbone, features=v.features, preprocessing=resolve_preprocessing(v, inputs.protocol))
+        for v in probes
+    ]
+    return list(dict.fromkeys(found))
 
 
 def known_rows(tables: Tables, inputs: Inputs) -> list[Embedded]:
@@ -95,20 +118,27 @@ def known_rows(tables: Tables, inputs: Inputs) -> list[Embedded]:
     return [Embedded(**row) for row in tables.read(key).to_dicts()] if tables.exists(key) else []
 
 
-def vectors_of(
-    tables: Tables, cache: EmbeddingCache, inputs: Inputs, name: str, preprocessing: Preprocessing
-) -> pl.DataFrame:
-    """image_id and vector of every record, from the embeddings asset's row for this backbone and preprocessing."""
-    wanted = (name, preprocessing.preprocessing_id)
-    row = next(row for row in known_rows(tables, inputs) if (row.backbone, row.preprocessing_id) == wanted)
+def vectors_of(tables: Tables, cache: EmbeddingCache, inputs: Inputs, trial: ResolvedTrial) -> pl.DataFrame:
+    """image_id and vector of every record, by the row that the embeddings asset wrote for the trial's backbone.
+
+    Raises MissingTable when embeddings was never materialized, StaleEmbeddings when it was for other variants.
+    """
+    frozen = Frozen(backbone=trial.backbone, features=trial.features, preprocessing=trial.preprocessing)
+    rows = [Embedded(**row) for row in tables.read([*inputs.spec.key, "embeddings"]).to_dicts()]
+    row = next((row for row in rows if frozen.made(row)), None)
+    if row is None:
+        asset = "/".join([*inputs.spec.key, "embeddings"])
+        raise StaleEmbeddings(
+            f"{asset}: no vectors of {trial.backbone} ({trial.features}) at {trial.preprocessing.image_size_px} px; "
+            "the YAML changed since, materialize it again"
+        )
     return cache.lookup(row.key, list(inputs.records["image_id"]))
 
 
 def embed_all(
     inputs: Inputs,
     cache: EmbeddingCache,
-    name: str,
-    preprocessing: Preprocessing,
+    frozen: Frozen,
     known: list[Embedded],
     *,
     device: Device,
@@ -121,20 +151,21 @@ def embed_all(
     from platform_assets.vision.weights import load_backbone, weights_sha256
 
     started = time.monotonic()
-    backbone = load_backbone(name, pretrained=True)
-    identity = (name, preprocessing.preprocessing_id, weights_sha256(backbone))
-    what = f"{name} at {preprocessing.image_size_px} px"
-    row = next((r for r in known if (r.backbone, r.preprocessing_id, r.weights_sha256) == identity), None)
+    backbone = load_backbone(frozen.backbone, pretrained=True, features=frozen.features)
+    weights = weights_sha256(backbone)
+    what = f"{frozen.backbone} ({frozen.features}) at {frozen.preprocessing.image_size_px} px"
+    row = next((row for row in known if frozen.made(row) and row.weights_sha256 == weights), None)
     if row and engine in ("auto", row.engine) and not missing_images(inputs, cache, row):
         log(f"{what}: all {inputs.records.height:,} vectors are cached, none is computed")
         return row.model_copy(update={"images": inputs.records.height, "embedded_now": 0})
-    choice = choose_engine(backbone, preprocessing, device, engine=engine)
-    row = _row(identity, preprocessing, choice)
+    choice = choose_engine(backbone, frozen.preprocessing, device, engine=engine)
+    row = _row(frozen, weights, choice)
     images = missing_images(inputs, cache, row)
     log(f"{what}: {len(images):,} of {inputs.records.height:,} images to embed with {row.engine}, parity passed")
     progress = show.every_two_seconds(log, f"{what}: embedding")
     if images:
-        cache.add_all(row.key, _counted(embed_batches(images, preprocessing, choice.engine), len(images), progress))
+        frames = embed_batches(images, frozen.preprocessing, choice.engine)
+        cache.add_all(row.key, _counted(frames, len(images), progress))
     seconds = time.monotonic() - started
     return row.model_copy(update={"images": inputs.records.height, "embedded_now": len(images), "seconds": seconds})
 
@@ -156,16 +187,16 @@ def _counted(
         yield frame
 
 
-def _row(identity: tuple[str, str, str], preprocessing: Preprocessing, choice: EngineChoice) -> Embedded:
-    name, preprocessing_id, weights = identity
+def _row(frozen: Frozen, weights: str, choice: EngineChoice) -> Embedded:
     parity = choice.parity[choice.engine.name]
     return Embedded(
-        backbone=name,
-        image_size_px=preprocessing.image_size_px,
-        preprocessing_id=preprocessing_id,
+        backbone=frozen.backbone,
+        features=frozen.features,
+        image_size_px=frozen.preprocessing.image_size_px,
+        preprocessing_id=frozen.preprocessing.preprocessing_id,
         weights_sha256=weights,
         engine=choice.engine.name,
-        feature_dim=get_backbone(name).feature_dim,
+        feature_dim=get_backbone(frozen.backbone).dim(frozen.features),
         parity_max_abs_diff=parity.max_abs_diff,
         parity_tolerance=parity.tolerance,
         engine_images_s=choice.rate_images_s,

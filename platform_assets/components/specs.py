@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -71,7 +72,7 @@ def asset_spec(
     code: Sequence[str],
     owners: Sequence[str] = DEFAULT_OWNERS,
     skippable: bool = False,
-    condition: dg.AutomationCondition[dg.AssetKey] | None = None,
+    condition: dg.AutomationCondition[Any] | None = None,
     metadata: dict[str, str] | None = None,
 ) -> dg.AssetSpec:
     """An asset of the group its key prefix names: `[dataset, ...]` or `[dataset, experiment, ...]`."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from platform_assets.vision.preprocessing import Interpolation, Preprocessing, Resize
 
+Features = Literal["pooled", "stages"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -39,10 +40,19 @@ class Backbone(BaseModel):
     interpolation: Interpolation
     crop_fraction: float
     feature_dim: int
+    stages_dim: int | None = None
     architecture: Literal["cnn", "transformer"]
     licence: str
     weights_licence: str | None
     citation: str
+
+    def dim(self, features: Features) -> int:
+        """Width of the features: `pooled` is the last layer's, `stages` adds those of every stage (see stages.py)."""
+        if features == "pooled":
+            return self.feature_dim
+        if self.stages_dim is None:
+            raise ValueError(f"backbone {self.name!r} has no features of stages; use features: pooled")
+        return self.stages_dim
 
     def preprocessing(self, *, image_size_px: int | None = None, resize: Resize = "squash") -> Preprocessing:
         """The pixels this backbone was trained on; `squash` keeps the whole picture, so no crop is applied to it."""
@@ -59,7 +69,9 @@ class Backbone(BaseModel):
 _HALF = (0.5, 0.5, 0.5)
 
 
-def _efficientnet_lite(variant: int, *, image_size_px: int, crop_fraction: float, file: str, sha256: str) -> Backbone:
+def _efficientnet_lite(
+    variant: int, *, image_size_px: int, crop_fraction: float, stages_dim: int, file: str, sha256: str
+) -> Backbone:
     return Backbone(
         name=f"tf_efficientnet_lite{variant}",
         timm_name=f"tf_efficientnet_lite{variant}",
@@ -72,6 +84,7 @@ def _efficientnet_lite(variant: int, *, image_size_px: int, crop_fraction: float
         interpolation="bicubic",
         crop_fraction=crop_fraction,
         feature_dim=1280,
+        stages_dim=stages_dim,
         architecture="cnn",
         licence="Apache-2.0",
         weights_licence="Apache-2.0",
@@ -99,6 +112,7 @@ _ENTRIES = (
         0,
         image_size_px=224,
         crop_fraction=0.875,
+        stages_dim=2816,
         file="efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
@@ -106,6 +120,7 @@ _ENTRIES = (
         1,
         image_size_px=240,
         crop_fraction=0.882,
+        stages_dim=2816,
         file="efficientnet-lite1-77cc7160.pth",
         sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
@@ -113,6 +128,7 @@ _ENTRIES = (
         2,
         image_size_px=260,
         crop_fraction=0.890,
+        stages_dim=2960,
         file="efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),

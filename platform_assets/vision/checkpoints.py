@@ -67,7 +67,14 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
     if expect_label_map is not None:
         expect_label_map.require_same(label_map, what=str(folder))
     tensors = _read_tensors(folder / WEIGHTS_FILE, trial)
-    classifier = build_classifier(trial.backbone, len(label_map.names), trial.preprocessing, pretrained=False, seed=0)
+    classifier = build_classifier(
+        trial.backbone,
+        len(label_map.names),
+        trial.preprocessing,
+        pretrained=False,
+        seed=0,
+        features=trial.features,
+    )
     _require_belongs(classifier, label_map, trial)
     _require_same_shapes(folder / WEIGHTS_FILE, tensors, classifier.state_dict())
     classifier.load_state_dict(tensors)

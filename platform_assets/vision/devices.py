@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 Device = Literal["cpu", "mps", "cuda"]
 RequestedDevice = Literal["auto", "cpu", "mps", "cuda"]
+RequestedEngine = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 
 class DeviceNotAvailable(ValueError):

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from platform_assets.vision.devices import Device
+from platform_assets.vision.devices import Device, RequestedEngine
 from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.runtimes import EngineRefused, Infer, onnxruntime_infer, openvino_infer, torch_infer
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
-RequestedEngine = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 # Fixed, not timed, so that the same kind of machine takes the same engine on every run. 2026-11, tf_efficientnet_lite0,
 # 224 px, batch 32, one run on 2 shared cores, images/s: OpenVINO 75, ONNX Runtime 63, torch channels_last 19, torch 12.

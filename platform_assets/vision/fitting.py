@@ -98,7 +98,12 @@ def fit_probe_trial(
         on_candidate=on_candidate,
     )
     classifier = build_classifier(
-        trial.backbone, len(label_map), trial.preprocessing, pretrained=True, seed=trial.seed
+        trial.backbone,
+        len(label_map),
+        trial.preprocessing,
+        pretrained=True,
+        seed=trial.seed,
+        features=trial.features,
     )
     classifier.set_head(torch.from_numpy(probe.weight_kd), torch.from_numpy(probe.bias_k))
     return Fitted(classifier, probe.candidates, {"log10_c": probe.log10_c, "at_grid_edge": probe.at_grid_edge})

@@ -45,7 +45,13 @@ class Decision(BaseModel):
 
 
 def decide(
-    gate: Gate, *, metric: str, value: float, damaged: tuple[str, ...], same_checkpoint: bool, comparison: Comparison | None
+    gate: Gate,
+    *,
+    metric: str,
+    value: float,
+    damaged: tuple[str, ...],
+    same_checkpoint: bool,
+    comparison: Comparison | None,
 ) -> Decision:
     """`value` is the challenger's metric on its report part, `damaged` what its files' manifest finds wrong.
 

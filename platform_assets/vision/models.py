@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.devices import Device, choose_device
 from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.weights import load_backbone
@@ -27,14 +27,20 @@ class Classifier(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, backbone: nn.Module, *, backbone_name: str, num_classes: int, preprocessing: Preprocessing
+        self,
+        backbone: nn.Module,
+        *,
+        backbone_name: str,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        features: Features = "pooled",
     ) -> None:
         super().__init__()
         self.backbone_name = backbone_name
         self.num_classes = num_classes
         self.preprocessing = preprocessing
         self.backbone = backbone
-        self.head = nn.Linear(get_backbone(backbone_name).feature_dim, num_classes)
+        self.head = nn.Linear(get_backbone(backbone_name).dim(features), num_classes)
         self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
         self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
 
@@ -64,15 +70,26 @@ class Classifier(nn.Module):
 
 
 def build_classifier(
-    backbone: str, num_classes: int, preprocessing: Preprocessing, *, pretrained: bool, seed: int
+    backbone: str,
+    num_classes: int,
+    preprocessing: Preprocessing,
+    *,
+    pretrained: bool,
+    seed: int,
+    features: Features = "pooled",
 ) -> Classifier:
     """A classifier on the CPU in evaluation mode; what is random in it follows from `seed` alone."""
     if num_classes < 2:
         raise HeadDoesNotFit(f"{num_classes} classes: a classifier needs two or more; look at the label map")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = load_backbone(backbone, pretrained=pretrained)
-        classifier = Classifier(module, backbone_name=backbone, num_classes=num_classes, preprocessing=preprocessing)
+        classifier = Classifier(
+            load_backbone(backbone, pretrained=pretrained, features=features),
+            backbone_name=backbone,
+            num_classes=num_classes,
+            preprocessing=preprocessing,
+            features=features,
+        )
     return classifier.eval()
 
 

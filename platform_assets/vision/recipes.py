@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.preprocessing import Preprocessing, Resize
 
 Mode = Literal["scratch", "linear_probe", "finetune"]
@@ -46,6 +46,7 @@ class ProbeRecipe(Recipe):
     log10_c_min: float = Field(default=-5.0, ge=-10, le=10)
     log10_c_max: float = Field(default=1.0, ge=-10, le=10)
     points: int = Field(default=13, ge=1, le=100)
+    select_by: Literal["loss", "metric"] = "loss"
     max_iterations: int = Field(default=1000, ge=1)
     tolerance: float = Field(default=1e-4, gt=0)
 
@@ -94,6 +95,7 @@ class Variant(Recipe):
     backbone: BackboneName
     mode: Mode
     image_size_px: ImageSizePx | None = None
+    features: Features = "pooled"
     seeds: Seeds | None = None
     probe: ProbeRecipe | None = None
     train: TrainRecipe | None = None
@@ -101,6 +103,11 @@ class Variant(Recipe):
     @model_validator(mode="after")
     def _options_fit_the_mode(self) -> Self:
         _refuse_other_modes_options(self)
+        get_backbone(self.backbone).dim(self.features)
+        if self.mode != "linear_probe" and self.features != "pooled":
+            raise ValueError(
+                f"features {self.features!r} is for mode 'linear_probe'; a network trains on 'pooled' ones"
+            )
         if self.mode != "scratch" and get_backbone(self.backbone).weights is None:
             raise ValueError(
                 f"mode {self.mode!r} starts from pretrained weights and backbone {self.backbone!r} has none; "
@@ -148,6 +155,7 @@ class ResolvedTrial(Recipe):
     mode: Mode
     pretrained_sha256: str | None
     preprocessing: Preprocessing
+    features: Features = "pooled"
     split_seed: int | None = Field(
         default=None, description="the split is drawn with it; None is the dataset's own split"
     )
@@ -195,6 +203,7 @@ def resolve_trial(variant: Variant, *, name: str, seed: int, protocol: Protocol)
         mode=variant.mode,
         pretrained_sha256=weights.sha256 if weights else None,
         preprocessing=resolve_preprocessing(variant, protocol),
+        features=variant.features,
         split_seed=seed if protocol.resample else None,
         probe=(variant.probe or ProbeRecipe()) if variant.mode == "linear_probe" else None,
         train=None if variant.mode == "linear_probe" else _resolve_train(variant),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ class StageFeatures(nn.Module):
         self.model = model
 
     def forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
-        model = self.model
+        model: Any = self.model
         maps_bchw = model.bn1(model.conv_stem(images_bchw))
         found = []
         for number, stage in enumerate(model.blocks):

@@ -10,8 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from platform_assets.vision.backbones import Backbone, PackagedWeights, get_backbone
+from platform_assets.vision.backbones import Backbone, Features, PackagedWeights, get_backbone
 from platform_assets.vision.baseline_cnn import BaselineCnn
+from platform_assets.vision.stages import StageFeatures
 
 
 class WeightsNotInstalled(ValueError):
@@ -30,19 +31,20 @@ class NoPretrainedWeights(ValueError):
     """Pretrained weights are asked of a backbone that has none."""
 
 
-def load_backbone(name: str, *, pretrained: bool) -> nn.Module:
-    """Module of normalised images_bchw float32 to pooled features_bd, on the CPU, in evaluation mode.
+def load_backbone(name: str, *, pretrained: bool, features: Features = "pooled") -> nn.Module:
+    """Module of normalised images_bchw float32 to features_bd, on the CPU, in evaluation mode.
 
     Without `pretrained` the weights are random, drawn from torch's global generator: seed it first.
     """
     backbone = get_backbone(name)
+    backbone.dim(features)
     if backbone.timm_name is None:
         if pretrained:
             raise NoPretrainedWeights(f"backbone {name!r} has no pretrained weights; use it with mode 'scratch'")
         return BaselineCnn().eval()
     model = _timm_classifier(backbone, pretrained=pretrained)
     cast(Any, model).reset_classifier(0)
-    return model.eval()
+    return (StageFeatures(model) if features == "stages" else model).eval()
 
 
 def imagenet_classifier(name: str) -> nn.Module:

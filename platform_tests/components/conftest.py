@@ -31,9 +31,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) ->
     """A project with everything materialized once, shared by the tests of a module that only look or repeat."""
     folder = tmp_path_factory.mktemp("finished")
     _give(mlflow_database, folder / "project")
-    with pytest.MonkeyPatch.context() as patch, project(
-        folder / "project", write_images(folder / "images"), patch
-    ) as made:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        project(folder / "project", write_images(folder / "images"), patch) as made,
+    ):
         made.materialize("group:photos")
         made.materialize("group:photos_first", partitions=("cnn__s0", "probe__s1"))
         yield made

@@ -101,7 +101,6 @@ class Project:
             instance=self.instance, asset_selection=list(keys), tags=tags, raise_on_error=raises
         )
 
-
     def run_check(self, name: str) -> dg.ExecuteInProcessResult:
         """One asset check alone, as the UI runs it."""
         repository = self.load().get_repository_def()

@@ -178,7 +178,9 @@ def test_experiment__tiny_subset_and_resampled_splits(photos: Project) -> None:
     photos.materialize("group:photos")
     photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s1"))
     photos.materialize("group:photos_smoke", partitions=("cnn__s0", "cnn__s1"))
-    tests = [set(_tables(photos).read(["photos", "first", "predictions"], t)["image_id"]) for t in ("cnn__s0", "cnn__s1")]
+    tests = [
+        set(_tables(photos).read(["photos", "first", "predictions"], t)["image_id"]) for t in ("cnn__s0", "cnn__s1")
+    ]
     assert tests[0] != tests[1]
     assert _tables(photos).read(["photos", "smoke", "predictions"], "cnn__s0").height == 12
 

@@ -46,7 +46,7 @@ def test_training_state__interrupted_save_leaves_the_one_before(tmp_path: Path) 
     (tmp_path / STATE_FILE).with_suffix(".partial").write_bytes(b"half a file")
     assert state.load() == (Progress(), {})
     with pytest.raises(TypeError):
-        state.save(Progress().after(_row(1), steps=1), {"not storable": iter(())})
+        state.save(Progress().after(_row(1), steps=1), {"not storable": (number for number in (1, 2))})
     assert state.load() == (Progress(), {})
 
 
