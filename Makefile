@@ -44,7 +44,7 @@ dev: setup  ## the Dagster UI on what `make demo` made; ARGS="--port 3001" moves
 	@$(BIN)/dagster dev $(ARGS)
 
 smoke: setup  ## the smoke job: tiny subset, two batches of training, inference, export
-	@$(BIN)/dagster job execute -m platform_assets.definitions -j smoke
+	@$(BIN)/dagster job execute -m platform_assets.definitions -j smoke --tags '{"dagster/partition": "cnn__s0"}'
 
 bench: setup  ## real-data benchmarks, minutes each
 	@$(BIN)/pytest -m bench -s --timeout 3600 $(ARGS)

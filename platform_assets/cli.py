@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_assets.settings import quiet_environment
+
 if TYPE_CHECKING:
     from platform_assets.components.experiment import ExperimentSpec
 
@@ -53,7 +55,7 @@ def materialize(what: str, trial: str | None) -> None:
     """Materialize WHAT: a dataset (elpv) or an experiment whole (elpv/probes), through `dagster asset materialize`."""
     command = materialize_command(what, trial)
     click.echo(f"$ {shlex.join(command)}", err=True)
-    os.execve(command[0], command, _quiet())
+    os.execve(command[0], command, quiet_environment())
 
 
 @main.command()
@@ -115,23 +117,9 @@ def _experiment(what: str) -> ExperimentSpec:
     return found[what]
 
 
-def _quiet() -> dict[str, str]:
-    """The environment, less three warnings that dagster's own command line sets off (dagster 1.13.27)."""
-    said = (
-        "Function `asset_materialize_command` is superseded",
-        "Parameter `include_sources`",
-        "Parameter `execution_type`",
-    )
-    given = os.environ.get("PYTHONWARNINGS")
-    return {
-        **os.environ,
-        "PYTHONWARNINGS": ",".join([*(f"ignore:{text}" for text in said), *([given] if given else [])]),
-    }
-
-
 def _run(command: list[str]) -> int:
     """Run to the end. Ctrl-C is the child's to answer: it saves its work and exits by itself."""
-    process = subprocess.Popen(command, env=_quiet())
+    process = subprocess.Popen(command, env=quiet_environment())
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return process.wait()

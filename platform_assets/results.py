@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ def experiments(project: Path) -> list[ExperimentSpec]:
     """The experiments that the YAML files of a project define; nothing but those files is read."""
     from platform_assets.components import Experiment
 
+    # A project is a package that nobody installs: `dagster -m` finds it from the working directory, and so must this.
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
     tree = dg.ComponentTree.for_project(project)
     return [found.spec for found in tree.get_all_components(of_type=Experiment)]
 

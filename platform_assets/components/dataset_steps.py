@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
+from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource
 from platform_assets.vision.sources import source_root
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.label_map import LabelMap
 
 Result = dg.MaterializeResult[Any]
+RECORDS_CODE = ("vision.scanning", "vision.splits")
 
 RECORDS = (
     "One row per readable image: id (SHA-256 of its bytes), path, label, part (train, val, test), size, mode, perceptual "
@@ -70,7 +72,45 @@ def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
 def records(
     context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str
 ) -> Iterator[Result]:
-    """Decode and check every file once, split what is readable, keep what is not with its reason."""
+    """Decode and check every file once, split what is readable, keep what is not with its reason.
+
+    When files, YAML and code are those of the tables at hand, those are taken as they are.
+    """
+    from platform_assets.vision.profile import records_version
+
+    made_from = _made_from(spec, tables)
+    if not _is_made(spec, tables, made_from):
+        _make_records(context, spec, tables, project)
+        tables.write([spec.name, "records_made_from"], _one_row(version=made_from))
+    frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
+    label_map = read_label_map(tables, spec.name)
+    context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
+    yield _records_result(spec, frame, label_map, records_version(frame)[:16])
+    yield _rejected_result(spec, frame, rejected)
+    yield _label_map_result(spec, label_map)
+
+
+def _made_from(spec: VisionDatasetSpec, tables: Tables) -> str:
+    """The version of all that the records follow from: files, YAML and code."""
+    from platform_assets.vision.scanning import source_version
+
+    said = spec.model_dump_json(include={"source", "split", "leaks", "max_pixels"})
+    return data_version(source_version(tables.read([spec.name, "source"])), said, code_version(*RECORDS_CODE)).value
+
+
+def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
+    names = ("records_made_from", "records", "rejected", "label_map")
+    whole = all(tables.exists([spec.name, name]) for name in names)
+    return whole and tables.read([spec.name, "records_made_from"])["version"].item() == made_from
+
+
+def _one_row(**values: str) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([values])
+
+
+def _make_records(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str) -> None:
     from platform_assets.vision.profile import records_version
     from platform_assets.vision.scanning import scan
     from platform_assets.vision.splits import assign_splits
@@ -85,14 +125,9 @@ def records(
             on_progress=progress,
         )
     frame = assign_splits(found.records, spec.split)
-    version = records_version(frame)[:16]
-    tables.write_version([spec.name, "records"], version, frame)
+    tables.write_version([spec.name, "records"], records_version(frame)[:16], frame)
     tables.write([spec.name, "rejected"], found.rejected)
     tables.write([spec.name, "label_map"], _label_map_frame(found.label_map))
-    context.log.info(f"{spec.name}: {frame.height:,} images taken in, {found.rejected.height:,} rejected")
-    yield _records_result(spec, frame, found.label_map, version)
-    yield _rejected_result(spec, frame, found.rejected)
-    yield _label_map_result(spec, found.label_map)
 
 
 def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, version: str) -> Result:
@@ -124,7 +159,10 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
                 check_name="records_cover_every_class",
                 passed=not absent,
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={"absent": dg.MetadataValue.json({str(part): names for part, names in absent.items()}), "threshold": 0},
+                metadata={
+                    "absent": dg.MetadataValue.json({str(part): names for part, names in absent.items()}),
+                    "threshold": 0,
+                },
             ),
         ],
     )

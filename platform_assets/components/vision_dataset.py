@@ -81,7 +81,7 @@ def _source(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    code = ["vision.scanning", "vision.splits"]
+    code = list(steps.RECORDS_CODE)
     specs = [
         _spec(dataset, "records", steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
         _spec(dataset, "rejected", steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),

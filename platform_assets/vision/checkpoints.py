@@ -35,7 +35,10 @@ def save_checkpoint(classifier: Classifier, folder: Path, *, label_map: LabelMap
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(classifier.state_dict().items())}
     _write(folder / LABEL_MAP_FILE, label_map.to_json().encode())
     _write(folder / CONFIG_FILE, trial.canonical_json().encode())
-    _write(folder / WEIGHTS_FILE, save(tensors, metadata={_METADATA_KEY: _bond(trial)}))
+    _write(
+        folder / WEIGHTS_FILE,
+        save(tensors, metadata={_METADATA_KEY: _bond(trial.config_hash, trial.label_map_checksum)}),
+    )
     return checkpoint_id(folder / WEIGHTS_FILE)
 
 
@@ -66,7 +69,9 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
     trial, label_map = read_trial(folder), read_label_map(folder)
     if expect_label_map is not None:
         expect_label_map.require_same(label_map, what=str(folder))
-    tensors = _read_tensors(folder / WEIGHTS_FILE, trial)
+    # The bytes of the config are hashed, not the record they parse to: a later Kestrel may know more options.
+    config_hash = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
+    tensors = _read_tensors(folder / WEIGHTS_FILE, _bond(config_hash, trial.label_map_checksum))
     classifier = build_classifier(
         trial.backbone,
         len(label_map.names),
@@ -81,9 +86,9 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
     return classifier
 
 
-def _bond(trial: ResolvedTrial) -> str:
+def _bond(config_hash: str, label_map_checksum: str) -> str:
     """What a weights file says of the files beside it."""
-    facts = {"config_hash": trial.config_hash, "label_map_checksum": trial.label_map_checksum}
+    facts = {"config_hash": config_hash, "label_map_checksum": label_map_checksum}
     return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
 
@@ -93,22 +98,22 @@ def _require_belongs(classifier: Classifier, label_map: LabelMap, trial: Resolve
             f"trial {trial.trial} is of label map {trial.label_map_checksum[:12]}, not {label_map.checksum[:12]}; "
             "use the label map of the trial's dataset version"
         )
-    given = (classifier.backbone_name, classifier.num_classes, classifier.preprocessing)
-    wanted = (trial.backbone, len(label_map.names), trial.preprocessing)
+    given = (classifier.backbone_name, classifier.num_classes, classifier.preprocessing, classifier.feature_kind)
+    wanted = (trial.backbone, len(label_map.names), trial.preprocessing, trial.features)
     if given != wanted:
         raise CheckpointError(f"classifier {given} is not the one that trial {trial.trial} asks for: {wanted}")
 
 
-def _read_tensors(path: Path, trial: ResolvedTrial) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, expected_bond: str) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             bond = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}; restore it from its output folder") from error
-    if bond != _bond(trial):
+    if bond != expected_bond:
         raise CheckpointError(
-            f"{path} says {bond}, the config beside it {_bond(trial)}; "
+            f"{path} says {bond}, the files beside it {expected_bond}; "
             "the files are of two checkpoints, restore them together"
         )
     return tensors

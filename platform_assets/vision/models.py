@@ -39,13 +39,14 @@ class Classifier(nn.Module):
         self.backbone_name = backbone_name
         self.num_classes = num_classes
         self.preprocessing = preprocessing
+        self.feature_kind = features
         self.backbone = backbone
         self.head = nn.Linear(get_backbone(backbone_name).dim(features), num_classes)
         self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
         self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
 
     def features(self, images_bchw: torch.Tensor) -> torch.Tensor:
-        """Pooled features_bd of the backbone."""
+        """The backbone's features_bd, of the kind that `feature_kind` names."""
         normalised_bchw = (images_bchw.float() / 255.0 - self.mean) / self.std
         return cast(torch.Tensor, self.backbone(normalised_bchw))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -39,20 +40,38 @@ def test_fit_probe__folded_head_is_scikit_learns_pipeline(classes: int) -> None:
     np.testing.assert_allclose(ours, model.predict_proba(scaler.transform(val[0])), atol=2e-3)
 
 
-def test_fit_probe__chooses_the_best_on_val() -> None:
+BEST = {"loss": (["val_loss", "val_metric"], [False, True]), "metric": (["val_metric", "val_loss"], [True, False])}
+
+
+@pytest.mark.parametrize("select_by", BEST)
+def test_fit_probe__chooses_the_best_on_val(select_by: Literal["loss", "metric"]) -> None:
     heard: list[Candidate] = []
-    probe = fit_probe(TRAIN, VAL, num_classes=3, recipe=RECIPE, metric="macro_f1", on_candidate=heard.append)
+    recipe = RECIPE.model_copy(update={"select_by": select_by})
+    probe = fit_probe(TRAIN, VAL, num_classes=3, recipe=recipe, metric="macro_f1", on_candidate=heard.append)
     table = probe.candidates
     assert table["log10_c"].to_list() == list(RECIPE.log10_c_grid)
     assert [candidate.log10_c for candidate in heard] == table["log10_c"].to_list()
-    best = table.sort(["val_metric", "val_loss"], descending=[True, False]).row(0, named=True)
+    columns, descending = BEST[select_by]
+    best = table.sort(columns, descending=descending).row(0, named=True)
     assert table.filter("chosen")["log10_c"].to_list() == [probe.log10_c] == [best["log10_c"]]
     assert score(VAL[0] @ probe.weight_kd.T + probe.bias_k, VAL[1], "macro_f1") == pytest.approx(best["val_metric"])
 
 
+def test_fit_probe__loss_and_metric_may_choose_differently() -> None:
+    """Weak labels: the strongest hit count and the best calibrated head are not at the same C."""
+    train, val = _features(60, seed=1, spread=3), _features(30, seed=2, spread=3)
+    chosen = {
+        rule: fit_probe(train, val, num_classes=3, recipe=ProbeRecipe(select_by=rule), metric="top1").log10_c
+        for rule in ("loss", "metric")
+    }
+    assert chosen["loss"] != chosen["metric"]
+    assert fit_probe(train, val, num_classes=3, recipe=ProbeRecipe(), metric="top1").log10_c == chosen["loss"]
+
+
 def test_fit_probe__equals_go_to_the_lower_loss_and_the_edge_is_said() -> None:
     easy_train, easy_val = _features(90, seed=1, spread=0.01), _features(30, seed=2, spread=0.01)
-    probe = fit_probe(easy_train, easy_val, num_classes=3, recipe=RECIPE, metric="top1")
+    by_metric = RECIPE.model_copy(update={"select_by": "metric"})
+    probe = fit_probe(easy_train, easy_val, num_classes=3, recipe=by_metric, metric="top1")
     assert probe.candidates["val_metric"].to_list()[-2:] == [1.0, 1.0]
     assert probe.candidates.filter("chosen")["val_loss"].item() == probe.candidates["val_loss"].min()
     assert probe.log10_c == 2.0
