@@ -111,6 +111,7 @@ def _module() -> str:
 def _experiment(what: str) -> ExperimentSpec:
     from platform_assets.results import experiments
 
+    _module()  # says what to do in a folder that is no project
     found = {"/".join(spec.key): spec for spec in experiments(Path.cwd())}
     if what not in found:
         raise click.UsageError(f"{what}: no such experiment here; defined are {', '.join(sorted(found)) or 'none'}")

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from platform_assets.executors import EXECUTORS
 from platform_assets.logs import console
 from platform_assets.resources import resources
 from platform_assets.settings import Settings
-
-EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
 
 
 def project(folder: Path) -> dg.Definitions:

@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 LabelledFeatures = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
+# Of the median over features. 2026-11, elpv at 224 px, stages, 5 splits, macro-F1: none 0.8434, 0.3 0.8474, 1.0 0.8440.
+_STD_FLOOR = 0.3
+
+
 class ProbeError(ValueError):
     """Features and labels that no probe can be fitted on."""
 
@@ -149,10 +153,15 @@ def _fit_grid(
 
 
 def _standardisation(features_nd: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each feature; a constant feature is only centred."""
+    """Mean and scale of each feature: its standard deviation, with a floor for features that hardly vary.
+
+    Without the floor one stray activation of a nearly constant feature outweighs all others (docs/log.md).
+    """
     mean_d = features_nd.mean(axis=0, dtype=np.float64)
     std_d = features_nd.std(axis=0, dtype=np.float64)
-    return mean_d, np.where(std_d > 1e-12, std_d, 1.0)
+    varying = std_d[std_d > 1e-12]
+    floor = _STD_FLOOR * float(np.median(varying)) if varying.size else 1.0
+    return mean_d, np.maximum(std_d, floor)
 
 
 def _solve(solver: LogisticRegression, features_nd: NDArray[np.float32], labels_n: NDArray[np.int64]) -> SolverReport:

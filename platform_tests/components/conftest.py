@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.stores.runs import Runs
 from platform_tests.components.projects import Project, project, write_images
-
-
-@pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; making one takes seconds, so projects start with a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Runs(f"sqlite:///{path}", artifact_root=None).prepare()
-    return path
 
 
 @pytest.fixture

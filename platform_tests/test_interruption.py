@@ -1,0 +1,118 @@
+"""Killed and stopped trainings go on where they were and end with the same weights; nothing half-written counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from platform_assets.executors import KILLED
+from platform_tests.commands import copied, done, edit, instance_of, started
+from platform_tests.components.projects import write_images
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CNN = {"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 64}
+TRAIN = {"epochs": 15, "patience_epochs": 15, "warmup_epochs": 0}
+EXPERIMENT = ("kestrel", "materialize", "photos/first")
+TRIAL = (*EXPERIMENT, "--trial", "cnn__s0")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    """A project whose dataset is there, and nothing of its experiment, which trains for some seconds."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    images = write_images(folder / "images")
+    done(folder, "kestrel", "init", "prepared", "--images", str(images))
+    project = folder / "prepared"
+    edit(project, "photos_first", seeds=[0], variants={"cnn": {**CNN, "train": TRAIN}})
+    (project / "data/mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_database, project / "data/mlflow/mlflow.db")
+    done(project, "kestrel", "materialize", "photos")
+    return project
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checkpoint id of a training that nobody disturbed."""
+    project = copied(prepared, tmp_path_factory.mktemp("whole") / "project")
+    done(project, *TRIAL)
+    assert _fit(project)["resumed_from_epoch"] == 0
+    return str(_row(project)["checkpoint_id"])
+
+
+def _row(project: Path) -> dict[str, Any]:
+    return pl.read_parquet(project / "data/tables/photos/first/checkpoint/cnn__s0.parquet").row(0, named=True)
+
+
+def _fit(project: Path) -> dict[str, Any]:
+    return dict(json.loads(Path(_row(project)["folder_url"], "fit.json").read_text()))
+
+
+def _taken_for_finished(project: Path) -> list[Path]:
+    """What a reader would take for a result of the experiment."""
+    data = project / "data"
+    folders = [path for path in (data / "outputs").iterdir() if path.name != "_working"]
+    manifests = list((data / "outputs").rglob("MANIFEST.json"))
+    return [
+        *(folders + manifests),
+        *(data / "tables/photos/first").rglob("*.parquet"),
+        *(data / "cards").rglob("first/*"),
+    ]
+
+
+def _statuses(project: Path) -> list[str]:
+    """Of the runs of the experiment, the first one first."""
+    with instance_of(project) as instance:
+        runs = [run for run in instance.get_runs() if run.tags.get("dagster/asset_partition_range_start")]
+        return [run.status.value for run in reversed(runs)]
+
+
+def test_sigkill__the_next_run_goes_on_and_ends_with_the_same_weights(
+    prepared: Path, uninterrupted: str, tmp_path: Path
+) -> None:
+    """A killed run stayed STARTED and kept its pool slot: the next one waited for it for ever."""
+    project = copied(prepared, tmp_path / "killed")
+    with started(project, *EXPERIMENT) as running:
+        running.until_it_says("epoch 2 of 15")
+        running.process.kill()
+        assert running.process.wait(10) == -signal.SIGKILL
+    assert _taken_for_finished(project) == []
+    assert _statuses(project) == ["STARTED"]
+    said = done(project, *EXPERIMENT)
+    assert "was killed; it is now marked as failed" in said
+    assert "epoch 2 of 15" not in said
+    assert _fit(project)["resumed_from_epoch"] >= 2
+    assert _row(project)["checkpoint_id"] == uninterrupted
+    assert _statuses(project) == ["FAILURE", "SUCCESS"]
+    with instance_of(project) as instance:
+        killed = instance.get_runs()[1]
+        assert KILLED in [entry.message for entry in instance.all_logs(killed.run_id)]
+
+
+def test_ctrl_c__stops_within_five_seconds_and_the_next_run_goes_on(
+    prepared: Path, uninterrupted: str, tmp_path: Path
+) -> None:
+    project = copied(prepared, tmp_path / "stopped")
+    with started(project, *EXPERIMENT) as running:
+        running.until_it_says("epoch 2 of 15")
+        asked = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        code = running.process.wait(30)
+        seconds = time.monotonic() - asked
+        said = running.said
+    print(f"Ctrl-C to exit: {seconds:.2f} s")
+    assert (code != 0, seconds < 5) == (True, True), f"exit code {code} after {seconds:.1f} s: {said[-2000:]}"
+    assert "Stopped by request. Finished trials and epochs are kept." in said
+    assert _taken_for_finished(project) == []
+    assert _statuses(project) == ["FAILURE"]
+    again = done(project, *TRIAL)
+    assert "epoch 2 of 15" not in again
+    assert _fit(project)["resumed_from_epoch"] >= 2
+    assert _row(project)["checkpoint_id"] == uninterrupted
