@@ -56,7 +56,7 @@ def started(project: Path, *command: str) -> Iterator[Running]:
         running.process.wait(30)
 
 
-def done(project: Path, *command: str, code: int = 0, within_s: float = 180) -> str:
+def done(project: Path, *command: str, code: int = 0, within_s: float = 240) -> str:
     """What a command that ends with `code` says."""
     with started(project, *command) as running:
         found = running.process.wait(within_s)

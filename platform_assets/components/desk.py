@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from platform_assets.components.experiment import ExperimentSpec
     from platform_assets.components.vision_dataset import VisionDatasetSpec
-    from platform_assets.resources import ComputeResource, FilesResource, OutputsResource, RunsResource, TablesResource
+    from platform_assets.resources import ComputeResource, FilesResource
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.fitting import Pixels
     from platform_assets.vision.recipes import ResolvedTrial
+
+DESK_RESOURCES = {"tables", "outputs", "runs", "files", "compute"}
 
 
 class CheckpointRow(BaseModel):
@@ -52,7 +54,6 @@ class Desk:
     files: FilesResource
     compute: ComputeResource
     pixels: Pixels
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> ExperimentSpec:
@@ -73,22 +74,21 @@ class Desk:
         self.context.add_asset_metadata(metadata, asset_key=self.key(asset), partition_key=trial.trial)
 
 
-def open_desk(
-    context: dg.AssetExecutionContext,
-    spec: ExperimentSpec,
-    dataset: VisionDatasetSpec,
-    tables: TablesResource,
-    outputs: OutputsResource,
-    runs: RunsResource,
-    files: FilesResource,
-    compute: ComputeResource,
-) -> Desk:
+def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: VisionDatasetSpec) -> Desk:
+    """Open every store of a step that requires DESK_RESOURCES."""
     from platform_assets.components.metadata import every_two_seconds
     from platform_assets.vision.fitting import Pixels
 
-    store = tables.open()
-    inputs = open_inputs(spec, dataset, store, files)
-    progress = every_two_seconds(context.log.info, "decoding images")
+    found = context.resources
+    tables = found.tables.open()
+    inputs = open_inputs(spec, dataset, tables, found.files)
     return Desk(
-        context, inputs, store, outputs.open(), runs.open(), files, compute, Pixels(inputs.root, on_image=progress)
+        context=context,
+        inputs=inputs,
+        tables=tables,
+        outputs=found.outputs.open(),
+        runs=found.runs.open(),
+        files=found.files,
+        compute=found.compute,
+        pixels=Pixels(inputs.root, on_image=every_two_seconds(context.log.info, "decoding images")),
     )

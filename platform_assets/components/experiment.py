@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components import champion_steps, delivery_steps, embedding_steps, leaderboard_steps, trial_steps
 from platform_assets.components.automation import retrain_job, weekly_retrain
-from platform_assets.components.desk import open_desk
+from platform_assets.components.desk import DESK_RESOURCES, open_desk
 from platform_assets.components.inputs import open_inputs
 from platform_assets.components.specs import DEFAULT_OWNERS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.components.vision_dataset import VisionDataset, VisionDatasetSpec
@@ -16,7 +16,6 @@ from platform_assets.resources import (
     ComputeResource,
     FilesResource,
     OutputsResource,
-    RunsResource,
     TablesResource,
 )
 from platform_assets.vision.gates import Gate
@@ -186,19 +185,13 @@ def _trials(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefini
         specs=_trial_specs(spec),
         partitions_def=dg.StaticPartitionsDefinition(list(spec.trials)),
         check_specs=trial_steps.checks(spec),
+        required_resource_keys=DESK_RESOURCES,
         can_subset=True,
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
-    def trials(
-        context: dg.AssetExecutionContext,
-        tables: TablesResource,
-        outputs: OutputsResource,
-        runs: RunsResource,
-        files: FilesResource,
-        compute: ComputeResource,
-    ) -> Iterator[dg.MaterializeResult[Any]]:
-        yield from trial_steps.trials(open_desk(context, spec, dataset, tables, outputs, runs, files, compute))
+    def trials(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from trial_steps.trials(open_desk(context, spec, dataset))
 
     return trials
 
@@ -222,18 +215,12 @@ def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefi
         name=_op_name(spec, "champion"),
         specs=[asset],
         check_specs=[champion_steps.gate_check(spec)],
+        required_resource_keys=DESK_RESOURCES,
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
-    def champion(
-        context: dg.AssetExecutionContext,
-        tables: TablesResource,
-        outputs: OutputsResource,
-        runs: RunsResource,
-        files: FilesResource,
-        compute: ComputeResource,
-    ) -> Iterator[dg.MaterializeResult[Any]]:
-        yield champion_steps.champion(open_desk(context, spec, dataset, tables, outputs, runs, files, compute))
+    def champion(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        yield champion_steps.champion(open_desk(context, spec, dataset))
 
     return champion
 

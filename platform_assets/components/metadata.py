@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,10 +16,10 @@ _COLUMN_TYPES = {"Int": "int", "UInt": "int", "Float": "float", "Boolean": "bool
 
 
 def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
-    """The first rows of a frame; nested values become text."""
+    """The first rows of a frame; nested values become text, fractions keep five digits."""
     nested = {name for name, kind in frame.schema.items() if kind.is_nested()}
     rows = [
-        {name: str(value) if name in nested else value for name, value in row.items()}
+        {name: str(value) if name in nested else _shown(value) for name, value in row.items()}
         for row in frame.head(max_rows).to_dicts()
     ]
     columns = [
@@ -27,6 +27,10 @@ def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
         for name, kind in frame.schema.items()
     ]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], dg.TableSchema(columns=columns))
+
+
+def _shown(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def picture(image: bytes) -> dg.MarkdownMetadataValue:

@@ -324,13 +324,18 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
             "test_loss": test.loss,
             "test_ece": test.ece,
             f"val_{trial.metric}": getattr(val, trial.metric),
-            "intervals": f"top-1 {test.top1_interval}, macro-F1 {test.macro_f1_interval} (95 %, bootstrap over images)",
+            "test_top1_interval": _interval(test.top1_interval),
+            "test_macro_f1_interval": _interval(test.macro_f1_interval),
             "per_class": show.table(_per_class(test)),
             "confusion": show.picture(confusion),
             "reliability": show.picture(plots.reliability_diagram(reliability_bins(frame, "test"))),
             "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(mlflow_run)),
         },
     )
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f} (95 %, bootstrap over images)"
 
 
 def _per_class(test: Any) -> pl.DataFrame:
