@@ -66,7 +66,12 @@ def weekly_retrain(spec: ExperimentSpec) -> list[dg.ScheduleDefinition]:
     if spec.retrain is None:
         return []
 
-    @dg.schedule(name=f"{spec.group}_weekly_retrain", cron_schedule=spec.retrain, job_name=f"retrain_{spec.group}")
+    @dg.schedule(
+        name=f"{spec.group}_weekly_retrain",
+        cron_schedule=spec.retrain,
+        job_name=f"retrain_{spec.group}",
+        description=f"Asks for every trial of {'/'.join(spec.key)} in one run; unchanged ones are taken as they are.",
+    )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(tags=partition_range(spec))
 

@@ -31,7 +31,7 @@ def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: 
     return ModelCardFacts(
         name=row.model,
         version=row.version,
-        licence=None,
+        licence=inputs.spec.licence,
         intended_use=inputs.spec.intended_use,
         limits=inputs.spec.limits,
         dataset_description=inputs.dataset.description,

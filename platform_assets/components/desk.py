@@ -79,6 +79,7 @@ def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: 
     from platform_assets.components.metadata import every_two_seconds
     from platform_assets.vision.fitting import Pixels
 
+    context.log.info("opening the stores")
     found = context.resources
     tables = found.tables.open()
     inputs = open_inputs(spec, dataset, tables, found.files)

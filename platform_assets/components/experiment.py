@@ -48,6 +48,7 @@ class ExperimentSpec(BaseModel):
     baseline: VariantName = Field(description="the variant that the others are compared with")
     variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
     gate: Gate = Gate()
+    licence: str | None = Field(None, description="licence under which the model may be used")
     retrain: str | None = Field(None, description="cron of the retrain schedule, which ships stopped")
     intended_use: str | None = None
     limits: str | None = None
@@ -104,7 +105,7 @@ class Experiment(dg.Component):
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
             asset_checks=[leaderboard_steps.manifest_check(spec)],
-            jobs=[retrain_job(spec)],
+            jobs=[retrain_job(spec)] if spec.retrain else [],
             schedules=weekly_retrain(spec),
         )
 
@@ -190,7 +191,7 @@ def _trials(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefini
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
-    def trials(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+    def trials(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         yield from trial_steps.trials(open_desk(context, spec, dataset))
 
     return trials

@@ -41,27 +41,49 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
         data_version=data_version(*rows["checkpoint_id"], *rows["test_ids_sha256"]),
         metadata={
             "dagster/row_count": board.height,
-            "leaderboard": show.table(board),
+            "leaderboard": show.table(_short(board)),
+            "conclusion": dg.MetadataValue.md(conclusion(board, spec)),
+            "bars": show.picture(leaderboard_bars(board)),
             "trials": show.table(
                 rows.select("trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id")
             ),
-            "bars": show.picture(leaderboard_bars(board)),
-            "conclusion": dg.MetadataValue.md(conclusion(board, spec)),
+            "all_columns": show.table(board),
         },
+    )
+
+
+def _short(board: pl.DataFrame) -> pl.DataFrame:
+    """What fits on a screen: the figures that decide, spread and interval as text."""
+    import polars as pl
+
+    return board.select(
+        "rank",
+        "variant",
+        "seeds",
+        "val_mean",
+        "test_mean",
+        interval=pl.format("{} to {}", pl.col("test_low").round(3), pl.col("test_high").round(3)),
+        std=pl.col("test_std"),
+        difference=pl.col("difference"),
+        p=pl.col("p_holm"),
+        top1=pl.col("test_top1_mean"),
     )
 
 
 def conclusion(board: pl.DataFrame, spec: ExperimentSpec) -> str:
     """Each variant against the baseline in words; a difference that chance explains is called none."""
     lines = []
+    seeds = {name: set(variant.seeds or spec.seeds) for name, variant in spec.variants.items()}
     for row in board.to_dicts():
         if row["variant"] == spec.baseline:
             continue
+        shared = len(seeds[row["variant"]] & seeds[spec.baseline])
         certain = row["p_holm"] is not None and row["p_holm"] < 0.05
         said = "differs from" if certain else "shows no significant difference to"
         lines.append(
             f"- `{row['variant']}` {said} `{spec.baseline}`: {row['difference']:+.4f} {spec.metric} "
-            f"({row['difference_low']:+.4f} to {row['difference_high']:+.4f}), paired test p = {row['p_holm']:.3g}"
+            f"({row['difference_low']:+.4f} to {row['difference_high']:+.4f}), on {shared} shared "
+            f"seed(s), paired test, Holm-corrected p = {row['p_holm']:.3g}"
         )
     return "\n".join(lines) or f"`{spec.baseline}` stands alone."
 

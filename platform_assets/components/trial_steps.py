@@ -55,25 +55,52 @@ def checks(spec: ExperimentSpec) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any]]:
+def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Each trial to its end before the next, so that a stopped run leaves whole trials behind it."""
     selected = {key.path[-1] for key in desk.context.selected_asset_keys}
+    if not selected:
+        yield from _checks_alone(desk)
+        return
     partitions = desk.context.partition_keys
-    steps = {"checkpoint": checkpoint, "predictions": predictions, "metrics": metrics}
     with show.stops_cleanly("Finished trials and epochs are kept."):
         for number, partition in enumerate(partitions, 1):
             trial = desk.inputs.trial(partition)
             desk.context.log.info(f"trial {number} of {len(partitions)}: {partition}")
-            for name, step in steps.items():
+            for name, step in STEPS.items():
                 if name in selected:
                     step(desk, trial)
     configs = [desk.inputs.trial(partition).config_hash for partition in desk.spec.trials]
     version = data_version(desk.inputs.records_version, code_version(*FITTING, *EVALUATION), *configs)
-    results = {"checkpoint": _manifest_result, "metrics": _majority_result}
-    for name in steps:
+    for name in STEPS:
         if name in selected:
-            found = [results[name](desk, partitions)] if name in results else []
-            yield dg.MaterializeResult(desk.key(name), data_version=version, check_results=found)
+            yield dg.MaterializeResult(
+                desk.key(name),
+                data_version=version,
+                metadata={"trials": show.table(_trials_so_far(desk))} if name == "metrics" else {},
+                check_results=[check(desk, partitions) for check in CHECKS.get(name, {}).values()],
+            )
+
+
+def _checks_alone(desk: Desk) -> Iterator[dg.AssetCheckResult]:
+    """The checks over every trial there is, as the UI's Execute asks for them, without a partition."""
+    done = [trial for trial in desk.spec.trials if desk.tables.exists(desk.key("metrics"), trial)]
+    wanted = {key.name for key in desk.context.selected_asset_check_keys}
+    for checks_of_asset in CHECKS.values():
+        for name, check in checks_of_asset.items():
+            if name in wanted:
+                yield check(desk, done)
+
+
+def _trials_so_far(desk: Desk) -> pl.DataFrame:
+    """Every trial of the YAML file that has metrics, best on val first."""
+    import polars as pl
+
+    done = [trial for trial in desk.spec.trials if desk.tables.exists(desk.key("metrics"), trial)]
+    rows = pl.concat([desk.tables.read(desk.key("metrics"), trial) for trial in done], how="vertical_relaxed")
+    score = f"val_{desk.spec.metric}"
+    return rows.select("trial", score, "test_top1", "test_macro_f1", "test_ece", "train_seconds").sort(
+        score, descending=True
+    )
 
 
 def input_version(desk: Desk) -> str:
@@ -315,15 +342,21 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     desk.context.log.info(
         f"{trial.trial}: test top-1 {test.top1:.4f}, macro-F1 {test.macro_f1:.4f}, ECE {test.ece:.4f} on {test.images} images"
     )
+    figures = {
+        "test_top1": test.top1,
+        "test_macro_f1": test.macro_f1,
+        "test_loss": test.loss,
+        "test_ece": test.ece,
+        f"val_{trial.metric}": getattr(val, trial.metric),
+    }
+    # The materialization is written when the whole step ends; this shows the trial as soon as it is done.
+    observed = dg.AssetObservation(desk.key("metrics"), partition=trial.trial, metadata=figures)
+    desk.context.log_event(observed)
     desk.note(
         "metrics",
         trial,
         {
-            "test_top1": test.top1,
-            "test_macro_f1": test.macro_f1,
-            "test_loss": test.loss,
-            "test_ece": test.ece,
-            f"val_{trial.metric}": getattr(val, trial.metric),
+            **figures,
             "test_top1_interval": _interval(test.top1_interval),
             "test_macro_f1_interval": _interval(test.macro_f1_interval),
             "per_class": show.table(_per_class(test)),
@@ -373,3 +406,10 @@ def _majority_result(desk: Desk, partitions: list[str]) -> dg.AssetCheckResult:
         description=f"smallest margin: {worst}",
         metadata={"top1_above_majority": margins[worst], "threshold": 0.0},
     )
+
+
+STEPS = {"checkpoint": checkpoint, "predictions": predictions, "metrics": metrics}
+CHECKS = {
+    "checkpoint": {"checkpoint_matches_its_manifest": _manifest_result},
+    "metrics": {"metrics_beat_the_majority_class": _majority_result},
+}

@@ -15,7 +15,7 @@ from dagster._core.scheduler.instigation import InstigatorState, SensorInstigato
 from platform_tests.commands import done, instance_of, started, until
 from platform_tests.components.projects import write_images
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SENSORS = {"photos_new_dataset_version", "default_automation_condition_sensor"}
 BEHIND_THE_IMAGES = {"source", "records", "rejected", "label_map", "tiny_subset", "profile", "data_card"}

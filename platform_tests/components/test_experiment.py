@@ -133,6 +133,8 @@ def test_experiment__one_flipped_byte_is_found_and_the_trial_made_again(photos: 
     weights.write_bytes(data)
     result = photos.run_check("every_checkpoint_matches_its_manifest")
     assert "ckpt.safetensors has changed" in (failed_checks(result)["every_checkpoint_matches_its_manifest"] or "")
+    alone = photos.run_check("checkpoint_matches_its_manifest")
+    assert "ckpt.safetensors has changed" in (failed_checks(alone)["checkpoint_matches_its_manifest"] or "")
     again = photos.materialize('key:"photos/first/checkpoint"', partitions=("cnn__s0", "cnn__s0"))
     assert not metadata(again, "photos/first/checkpoint", "cnn__s0")["reused"]
     assert _row(photos, "checkpoint", "cnn__s0")["checkpoint_id"] == row["checkpoint_id"]
@@ -144,6 +146,7 @@ def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, t
     photos.materialize("group:photos")
     result = photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"), raises=False)
     assert "is below the minimum 0.9000" in failure(result)
+    assert "metrics_beat_the_majority_class" in failed_checks(photos.run_check("metrics_beat_the_majority_class"))
     assert not (photos.data / "cards/photos/first").exists()
 
 

@@ -32,7 +32,12 @@ TRAIN, VAL = _features(150, seed=1), _features(60, seed=2)
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fit_probe__folded_head_is_scikit_learns_pipeline(classes: int) -> None:
-    train, val = _features(150, seed=1, classes=classes), _features(60, seed=2, classes=classes)
+    """Features of like scale, so that the floor of the standardisation, which scikit-learn has not, is not reached."""
+    scales_d = 10.0 ** -np.arange(-2.0, 4.0)
+    train, val = (
+        ((x * scales_d).astype(np.float32), y)
+        for x, y in (_features(150, seed=1, classes=classes), _features(60, seed=2, classes=classes))
+    )
     probe = fit_probe(train, val, num_classes=classes, recipe=ONE_POINT, metric="top1")
     scaler = StandardScaler().fit(train[0].astype(np.float64))
     model = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(scaler.transform(train[0]), train[1])
@@ -103,6 +108,15 @@ def test_fit_probe__a_constant_feature_does_no_harm() -> None:
     train, val = ((np.pad(x, ((0, 0), (0, 1)), constant_values=3.0), y) for x, y in (TRAIN, VAL))
     probe = fit_probe(train, val, num_classes=3, recipe=RECIPE, metric="top1")
     assert np.isfinite(probe.weight_kd).all()
+
+
+def test_fit_probe__a_nearly_constant_feature_weighs_no_more_than_the_others() -> None:
+    """One stray activation of such a feature outweighed all others (docs/log.md)."""
+    like_nd = TRAIN[0] / TRAIN[0].std(axis=0)
+    like_nd[:, 0] *= 1e-4
+    probe = fit_probe((like_nd, TRAIN[1]), (like_nd, TRAIN[1]), num_classes=3, recipe=ONE_POINT, metric="top1")
+    weight_d = abs(probe.weight_kd).max(axis=0)
+    assert weight_d[0] < weight_d[1:].max()
 
 
 def test_fit_probe__says_when_the_solver_stopped_short() -> None:
