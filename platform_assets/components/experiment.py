@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal, Self
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from platform_assets.components import champion_steps, delivery_steps, embedding_steps, leaderboard_steps, trial_steps
+from platform_assets.components import (
+    champion_steps,
+    delivery_steps,
+    embedding_steps,
+    leaderboard_steps,
+    trial_checks,
+    trial_steps,
+)
 from platform_assets.components.automation import retrain_job, weekly_retrain
 from platform_assets.components.desk import DESK_RESOURCES, open_desk
 from platform_assets.components.inputs import open_inputs
@@ -185,7 +192,7 @@ def _trials(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefini
         name=_op_name(spec, "trials"),
         specs=_trial_specs(spec),
         partitions_def=dg.StaticPartitionsDefinition(list(spec.trials)),
-        check_specs=trial_steps.checks(spec),
+        check_specs=trial_checks.checks(spec),
         required_resource_keys=DESK_RESOURCES,
         can_subset=True,
         pool=POOL,

@@ -47,7 +47,7 @@ class Backbone(BaseModel):
     citation: str
 
     def dim(self, features: Features) -> int:
-        """Width of the features: `pooled` is the last layer's, `stages` adds those of every stage (see stages.py)."""
+        """Width of the features: `pooled` is the last layer's, `stages` adds those of the later stages (see stages.py)."""
         if features == "pooled":
             return self.feature_dim
         if self.stages_dim is None:
@@ -112,7 +112,7 @@ _ENTRIES = (
         0,
         image_size_px=224,
         crop_fraction=0.875,
-        stages_dim=2816,
+        stages_dim=2688,
         file="efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
@@ -120,7 +120,7 @@ _ENTRIES = (
         1,
         image_size_px=240,
         crop_fraction=0.882,
-        stages_dim=2816,
+        stages_dim=2688,
         file="efficientnet-lite1-77cc7160.pth",
         sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
@@ -128,7 +128,7 @@ _ENTRIES = (
         2,
         image_size_px=260,
         crop_fraction=0.890,
-        stages_dim=2960,
+        stages_dim=2816,
         file="efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),

@@ -11,67 +11,95 @@ import time
 from pathlib import Path
 
 import polars as pl
+import torch
 
 from platform_assets.settings import Settings
 from platform_assets.stores.embeddings import EmbeddingCache
-from platform_assets.stores.outputs import Outputs
+from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs, TrialRun
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
+from platform_assets.vision import plots
+from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
+from platform_assets.vision.comparison import choose_champion, leaderboard, trial_row
+from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
+from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
+from platform_assets.vision.fitting import Pixels, features_of, fit_network_trial, fit_probe_trial
+from platform_assets.vision.galleries import contact_sheet, mistakes_sheet
+from platform_assets.vision.models import Classifier
+from platform_assets.vision.profile import profile
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.scanning import hash_files, scan, source_files
+from platform_assets.vision.sources import source_root
+from platform_assets.vision.splits import assign_splits
+from platform_assets.vision.tiny import choose_tiny, copy_tiny
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, Frozen, embed_frozen
 
 
-def main(out: Path) -> None:
-    from platform_assets.vision import plots
-    from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
-    from platform_assets.vision.comparison import choose_champion, leaderboard, trial_row
-    from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
-    from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
-    from platform_assets.vision.fitting import Pixels, features_of, fit_network_trial, fit_probe_trial
-    from platform_assets.vision.galleries import contact_sheet, mistakes_sheet
-    from platform_assets.vision.profile import profile
-    from platform_assets.vision.recipes import Protocol, resolve_trial
-    from platform_assets.vision.scanning import hash_files, scan, source_files
-    from platform_assets.vision.sources import source_root
-    from platform_assets.vision.splits import assign_splits
-    from platform_assets.vision.tiny import choose_tiny, copy_tiny
+class Plain:
+    """The state of the script: stores, records and what the trials gave."""
 
-    tables, outputs = Tables(out / "tables"), Outputs(str(out / "outputs"), scratch=out / "scratch")
-    runs = Runs(f"sqlite:///{out / 'mlflow.db'}", artifact_root=str(out / "artifacts"))
-    cache, root = EmbeddingCache(out / "cache"), source_root(DATASET.source, out)
-    tables.write(["source"], hash_files(root, source_files(DATASET.source, root)))
-    found = scan(DATASET.source, root)
-    records = assign_splits(found.records, DATASET.split)
-    copy_tiny(choose_tiny(records), root, out / "tiny")
-    plots.class_balance(profile(records).counts)
-    contact_sheet(records, lambda path: (root / path).read_bytes())
-    protocol = Protocol(
-        dataset="elpv",
-        experiment="probes",
-        metric=EXPERIMENT.metric,
-        label_map_checksum=found.label_map.checksum,
-        image_size_px=EXPERIMENT.image_size_px,
-        resample=True,
-    )
-    pixels, vectors = Pixels(root), {}
-    rows, predictions, folders = [], {}, {}
-    for key, (name, seed) in EXPERIMENT.trials.items():
-        started = time.time()
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.tables = Tables(out / "tables")
+        self.outputs = Outputs(str(out / "outputs"), scratch=out / "scratch")
+        self.runs = Runs(f"sqlite:///{out / 'mlflow.db'}", artifact_root=str(out / "artifacts"))
+        self.cache = EmbeddingCache(out / "cache")
+        self.root = source_root(DATASET.source, out)
+        self.pixels = Pixels(self.root)
+        self.vectors: dict[Frozen, pl.DataFrame] = {}
+        self.rows: list[pl.DataFrame] = []
+        self.predictions: dict[str, pl.DataFrame] = {}
+        self.folders: dict[str, OutputFolder] = {}
+
+    def dataset(self) -> None:
+        self.tables.write(["source"], hash_files(self.root, source_files(DATASET.source, self.root)))
+        found = scan(DATASET.source, self.root)
+        self.label_map, self.records = found.label_map, assign_splits(found.records, DATASET.split)
+        copy_tiny(choose_tiny(self.records), self.root, self.out / "tiny")
+        plots.class_balance(profile(self.records).counts)
+        contact_sheet(self.records, self.load)
+
+    def load(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def trial(self, key: str, name: str, seed: int) -> None:
+        protocol = Protocol(
+            dataset="elpv",
+            experiment="probes",
+            metric=EXPERIMENT.metric,
+            label_map_checksum=self.label_map.checksum,
+            image_size_px=EXPERIMENT.image_size_px,
+            resample=True,
+        )
         trial = resolve_trial(EXPERIMENT.variants[name], name=name, seed=seed, protocol=protocol)
-        split = assign_splits(records, DATASET.split, seed=seed)
-        work = outputs.working("plain", key, trial.config_hash, "v")
+        started, split = time.time(), assign_splits(self.records, DATASET.split, seed=seed)
+        self.folders[key] = self.fit(key, trial, split)
+        classifier = load_classifier(Path(self.folders[key].url), expect_label_map=self.label_map)
+        frame = self.predict(classifier, trial, split)
+        self.predictions[key] = frame
+        self.tables.write(["predictions"], frame, key)
+        mistakes_sheet(frame, self.load)
+        self.report(key, trial, frame, started)
+
+    def vectors_of(self, trial: ResolvedTrial) -> pl.DataFrame:
+        frozen = Frozen(trial.backbone, trial.features, trial.preprocessing.preprocessing_id)
+        if frozen not in self.vectors:
+            self.vectors[frozen] = embed_frozen(trial, self.records, self.root, self.cache)
+        return self.vectors[frozen]
+
+    def fit(self, key: str, trial: ResolvedTrial, split: pl.DataFrame) -> OutputFolder:
+        work = self.outputs.working("plain", key, trial.config_hash, "v")
         if trial.mode == "linear_probe":
-            frozen = Frozen(trial.backbone, trial.features, trial.preprocessing.preprocessing_id)
-            if frozen not in vectors:
-                vectors[frozen] = embed_frozen(trial, records, root, cache)
-            fitted = fit_probe_trial(trial, split, vectors[frozen], found.label_map)
+            fitted = fit_probe_trial(trial, split, self.vectors_of(trial), self.label_map)
         else:
-            fitted = fit_network_trial(trial, split, pixels, found.label_map, device="cpu", work_dir=work / "_resume")
-        checkpoint = save_checkpoint(fitted.classifier, work, label_map=found.label_map, trial=trial)
+            resume = work / "_resume"
+            fitted = fit_network_trial(trial, split, self.pixels, self.label_map, device="cpu", work_dir=resume)
+        checkpoint = save_checkpoint(fitted.classifier, work, label_map=self.label_map, trial=trial)
         stamp = environment_stamp(
             run_id="plain",
             config_hash=trial.config_hash,
-            seed=seed,
+            seed=trial.seed,
             device="cpu",
             fp16=False,
             tiny_train_subset_path=None,
@@ -80,33 +108,26 @@ def main(out: Path) -> None:
         )
         (work / "env.json").write_text(json.dumps(stamp))
         fitted.history.write_parquet(work / "history.parquet")
-        folder = outputs.publish(work, run_id="plain", config_hash=trial.config_hash, checkpoint_id=checkpoint)
-        folders[key] = folder
-        classifier = load_classifier(Path(folder.url), expect_label_map=found.label_map)
+        return self.outputs.publish(work, run_id="plain", config_hash=trial.config_hash, checkpoint_id=checkpoint)
+
+    def predict(self, classifier: Classifier, trial: ResolvedTrial, split: pl.DataFrame) -> pl.DataFrame:
         evaluated = split.with_row_index("row").filter(pl.col("split") != "train")
         if trial.mode == "linear_probe":
-            import torch
-
             with torch.inference_mode():
-                logits = classifier.head(torch.from_numpy(features_of(split, vectors[frozen]))).numpy()
+                logits = classifier.head(torch.from_numpy(features_of(split, self.vectors_of(trial)))).numpy()
         else:
-            logits = predict(classifier, pixels.of(split, trial.preprocessing))
-        frame = predictions_frame(
-            evaluated.select("image_id", "path", part="split", label="label"),
-            logits[evaluated["row"].to_numpy()],
-            found.label_map,
-        )
-        predictions[key] = frame
-        tables.write(["predictions"], frame, key)
-        mistakes_sheet(frame, lambda path: (root / path).read_bytes())
-        val, test = (compute_metrics(frame, found.label_map, part) for part in ("val", "test"))
-        plots.confusion_matrix(test.confusion, found.label_map.names)
-        rows.append(
-            trial_row(
-                trial, val=val, test=test, checkpoint_id=checkpoint, parameters=1, train_seconds=time.time() - started
-            )
-        )
-        runs.record_trial(
+            logits = predict(classifier, self.pixels.of(split, trial.preprocessing))
+        rows = evaluated.select("image_id", "path", part="split", label="label")
+        return predictions_frame(rows, logits[evaluated["row"].to_numpy()], self.label_map)
+
+    def report(self, key: str, trial: ResolvedTrial, frame: pl.DataFrame, started: float) -> None:
+        val, test = (compute_metrics(frame, self.label_map, part) for part in ("val", "test"))
+        plots.confusion_matrix(test.confusion, self.label_map.names)
+        folder = self.folders[key]
+        checkpoint, seconds = folder.manifest().checkpoint_id, time.time() - started
+        row = trial_row(trial, val=val, test=test, checkpoint_id=checkpoint, parameters=1, train_seconds=seconds)
+        self.rows.append(row)
+        self.runs.record_trial(
             TrialRun(
                 experiment="plain",
                 asset="plain",
@@ -122,14 +143,24 @@ def main(out: Path) -> None:
                 metrics={"test_top1": test.top1},
             )
         )
-    table = pl.concat(rows, how="vertical_relaxed")
-    leaderboard(table, predictions, baseline=EXPERIMENT.baseline, metric=EXPERIMENT.metric)
-    chosen = folders[choose_champion(table, metric=EXPERIMENT.metric).trial]
-    classifier = load_classifier(Path(chosen.url))
-    test_files = [(root / path).read_bytes() for path in records.filter(pl.col("split") == "test")["path"][:128]]
-    export_onnx(classifier, out / "model.onnx", label_map=found.label_map, checkpoint_id="plain")
-    check_parity(classifier, out / "model.onnx", test_files, label_map=found.label_map)
-    measure_latency(classifier, out / "model.onnx")
+
+    def deliver(self) -> None:
+        table = pl.concat(self.rows, how="vertical_relaxed")
+        leaderboard(table, self.predictions, baseline=EXPERIMENT.baseline, metric=EXPERIMENT.metric)
+        chosen = self.folders[choose_champion(table, metric=EXPERIMENT.metric).trial]
+        classifier, onnx = load_classifier(Path(chosen.url)), self.out / "model.onnx"
+        files = [self.load(path) for path in self.records.filter(pl.col("split") == "test")["path"][:128]]
+        export_onnx(classifier, onnx, label_map=self.label_map, checkpoint_id="plain")
+        check_parity(classifier, onnx, files, label_map=self.label_map)
+        measure_latency(classifier, onnx)
+
+
+def main(out: Path) -> None:
+    script = Plain(out)
+    script.dataset()
+    for key, (name, seed) in EXPERIMENT.trials.items():
+        script.trial(key, name, seed)
+    script.deliver()
 
 
 if __name__ == "__main__":
