@@ -50,7 +50,7 @@ def test_preprocessing__takes_the_size_asked_for_and_crops_the_shorter_side_only
 
 def test_dim__only_backbones_with_stages_have_their_features() -> None:
     lite0 = get_backbone("tf_efficientnet_lite0")
-    assert (lite0.dim("pooled"), lite0.dim("stages")) == (1280, 2816)
+    assert (lite0.dim("pooled"), lite0.dim("stages")) == (1280, 2688)
     with pytest.raises(ValueError, match="'baseline_cnn' has no features of stages; use features: pooled"):
         get_backbone("baseline_cnn").dim("stages")
 

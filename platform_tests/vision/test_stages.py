@@ -42,7 +42,7 @@ def _by_hand(model: Any, image_chw: torch.Tensor) -> list[float]:
     features: list[float] = []
     for number, stage in enumerate(model.blocks):
         maps = stage(maps)
-        if number > 0:
+        if number >= 3:
             channels = [channel.numpy().ravel() for channel in maps[0]]
             features += [float(np.mean(channel)) for channel in channels]
             features += [float(np.std(channel)) for channel in channels]
@@ -50,7 +50,7 @@ def _by_hand(model: Any, image_chw: torch.Tensor) -> list[float]:
     return features + [float(np.mean(channel.numpy())) for channel in head[0]]
 
 
-def test_stage_features__are_the_means_and_deviations_of_every_stage() -> None:
+def test_stage_features__are_the_means_and_deviations_of_the_later_stages() -> None:
     torch.manual_seed(0)
     model = load_backbone(LITE0, pretrained=False, features="stages")
     images_bchw = _images_bchw()
