@@ -76,8 +76,6 @@ def records(
 
     When files, YAML and code are those of the tables at hand, those are taken as they are.
     """
-    from platform_assets.vision.profile import records_version
-
     made_from = _made_from(spec, tables)
     if not _is_made(spec, tables, made_from):
         _make_records(context, spec, tables, project)
@@ -85,7 +83,7 @@ def records(
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
     context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
-    yield _records_result(spec, frame, label_map, records_version(frame)[:16])
+    yield _records_result(spec, frame, label_map, tables.current_version([spec.name, "records"]) or "")
     yield _rejected_result(spec, frame, rejected)
     yield _label_map_result(spec, label_map)
 
