@@ -26,8 +26,8 @@ def new_dataset_version(spec: VisionDatasetSpec) -> dg.SensorDefinition:
         description=f"Watches the files of {spec.name}; a changed, added or removed file asks for its source asset.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        from platform_assets.vision.scanning import hash_files, source_files, source_version
-        from platform_assets.vision.sources import source_root
+        from platform_assets.vision.scanning import hash_files, source_version
+        from platform_assets.vision.sources import source_files, source_root
 
         tables, key = context.resources.tables.open(), [spec.name, "source"]
         root = source_root(spec.source, Path(context.resources.files.root))

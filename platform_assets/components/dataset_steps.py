@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from platform_assets.vision.label_map import LabelMap
 
 Result = dg.MaterializeResult[Any]
-RECORDS_CODE = ("vision.scanning", "vision.splits")
 
 RECORDS = (
     "One row per readable image: id (SHA-256 of its bytes), path, label, part (train, val, test), size, mode, perceptual "
@@ -38,9 +37,19 @@ PROFILE = "Counts, sizes, channel mean and standard deviation, class balance and
 DATA_CARD = "The data card in Markdown, every number from the assets above; what is not known is marked as not stated."
 
 
+def source_code(spec: VisionDatasetSpec) -> list[str]:
+    """The modules that decide what a source is: that of its own format, and hashing."""
+    return [type(spec.source).__module__.removeprefix("platform_assets."), "vision.scanning"]
+
+
+def records_code(spec: VisionDatasetSpec) -> list[str]:
+    return [*source_code(spec), "vision.splits"]
+
+
 def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str) -> Result:
     """Hash every file as it stands; files whose size and time are unchanged keep their hash."""
-    from platform_assets.vision.scanning import hash_files, source_files, source_version
+    from platform_assets.vision.scanning import hash_files, source_version
+    from platform_assets.vision.sources import source_files
 
     key = [spec.name, "source"]
     root = source_root(spec.source, Path(project))
@@ -93,7 +102,9 @@ def _made_from(spec: VisionDatasetSpec, tables: Tables) -> str:
     from platform_assets.vision.scanning import source_version
 
     said = spec.model_dump_json(include={"source", "split", "leaks", "max_pixels"})
-    return data_version(source_version(tables.read([spec.name, "source"])), said, code_version(*RECORDS_CODE)).value
+    return data_version(
+        source_version(tables.read([spec.name, "source"])), said, code_version(*records_code(spec))
+    ).value
 
 
 def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
@@ -114,10 +125,11 @@ def _make_records(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, ta
     from platform_assets.vision.splits import assign_splits
 
     progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
+    root = source_root(spec.source, Path(project))
     with show.stops_cleanly("Nothing was written."):
         found = scan(
-            spec.source,
-            source_root(spec.source, Path(project)),
+            spec.source.read(root),
+            root,
             max_pixels=spec.max_pixels,
             leaks=spec.leaks,
             on_progress=progress,

@@ -10,7 +10,7 @@ from platform_assets.components import dataset_steps as steps
 from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
-from platform_assets.vision.sources import SourceSpec
+from platform_assets.vision.source_kinds import SourceSpec
 from platform_assets.vision.splits import SplitRule
 
 
@@ -69,7 +69,7 @@ def _spec(dataset: VisionDatasetSpec, name: str, description: str, deps: list[st
 
 def _source(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     text = f"{dataset.description} The raw files as they are outside; the data version is the hash of their content."
-    spec = _spec(dataset, "source", text, [], kinds={dataset.source.kind}, code=["vision.scanning"])
+    spec = _spec(dataset, "source", text, [], kinds={dataset.source.kind}, code=steps.source_code(dataset))
 
     @dg.multi_asset(name=f"{dataset.name}__source", specs=[spec], backfill_policy=SINGLE_RUN)
     def source(
@@ -81,7 +81,7 @@ def _source(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    code = list(steps.RECORDS_CODE)
+    code = steps.records_code(dataset)
     specs = [
         _spec(dataset, "records", steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
         _spec(dataset, "rejected", steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),

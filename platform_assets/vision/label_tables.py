@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from platform_assets.vision.formats.tables import ColumnRef, LabelBins, LabelNames, TableSource
 from platform_assets.vision.label_map import UnknownLabel, normal_label
-from platform_assets.vision.sources import BadSource, ColumnRef, LabelBins, LabelNames, TableSource
+from platform_assets.vision.sources import BadSource
 
 
 def label_reader(spec: TableSource, root: Path) -> tuple[tuple[str, ...] | None, Callable[[str], str]]:

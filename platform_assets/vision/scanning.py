@@ -17,9 +17,7 @@ import polars as pl
 
 from platform_assets.vision.decoding import MAX_PIXELS, ImageFacts, RejectReason, UnreadableImage, inspect_image
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.readers import REJECTED_SCHEMA, Candidates, read_candidates
-from platform_assets.vision.readers import source_files as source_files
-from platform_assets.vision.sources import RECORD_COLUMNS, SourceSpec
+from platform_assets.vision.sources import RECORD_COLUMNS, Candidates, rejected_frame
 
 _FACTS_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     **{"path": pl.String, "image_id": pl.String, "bytes": pl.Int64},
@@ -50,7 +48,7 @@ class Scan:
 
 
 def scan(
-    spec: SourceSpec,
+    candidates: Candidates,
     root: Path,
     *,
     max_pixels: int = MAX_PIXELS,
@@ -62,9 +60,8 @@ def scan(
 
     Equal bytes with the same label are one image: its first path stays. With two labels none stays. In two official
     parts both stay, for the leak check to fail on, unless `leaks` is "drop": then one stays, in test before val before
-    train. `on_progress` gets (files done, files in all). Raises EmptyDataset, BadSource.
+    train. `on_progress` gets (files done, files in all). Raises EmptyDataset.
     """
-    candidates = read_candidates(spec, root)
     facts, unreadable = _inspect_all(root, candidates, max_pixels, on_progress, threads)
     rows = candidates.rows.join(facts, on="path", how="inner", maintain_order="left")
     kept, repeated = _without_repeats(rows, leaks)
@@ -143,7 +140,7 @@ def _inspect_all(
                 on_progress(done, len(paths))
     return (
         pl.DataFrame(good, schema=_FACTS_SCHEMA, orient="row"),
-        pl.DataFrame(bad, schema=REJECTED_SCHEMA, orient="row"),
+        rejected_frame(bad),
     )
 
 
@@ -186,7 +183,7 @@ def _without_repeats(rows: pl.DataFrame, leaks: Literal["fail", "drop"]) -> tupl
                 dropped.add(index)
                 rejected.append((path, reason, detail))
     kept = rows.filter(~pl.int_range(pl.len()).is_in(sorted(dropped)))
-    return kept, pl.DataFrame(rejected, schema=REJECTED_SCHEMA, orient="row")
+    return kept, rejected_frame(rejected)
 
 
 def _repeats(

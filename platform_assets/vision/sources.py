@@ -1,27 +1,37 @@
-"""What a dataset's YAML says about its files: a folder of classes or a table of labels, and where its root is."""
+"""What every source of images is: a place, a way to list its images, and the columns that it may give."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Mapping
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.splits import Part
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.vision.decoding import RejectReason
+
 RECORD_COLUMNS = (
     *("image_id", "path", "label", "split", "group", "width", "height", "mode", "format", "bytes"),
     *("phash", "pixel_mean", "pixel_std"),
 )
+ANNOTATION_COLUMNS = ("coarse_label", "hierarchy", "box", "parts", "mask")
+"""What a format may know of an image beside its label; `annotation_types` says how each is written."""
 
-ColumnRef = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(min_length=1)]
-"""A column by its name in the header, or by its position from 0."""
+PART_NAMES: dict[str, Part] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 FileName = Annotated[str, StringConstraints(min_length=1)]
+Rejected = tuple[str, "RejectReason", str]
+"""Path, reason, detail."""
 
 
 class MissingSource(ValueError):
@@ -29,182 +39,161 @@ class MissingSource(ValueError):
 
 
 class BadSource(ValueError):
-    """A source that is there, but not as its spec says."""
+    """A source that is there, but not as its format says; the message names file and line."""
 
 
-class _Spec(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What a source lists before any image is opened.
+
+    `rows` may become records: path, label, split, group and what else the format knows. `rejected` cannot: path,
+    reason, detail. `classes` is the dataset's own class list, in its own order, when it has one.
+    """
+
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+    classes: tuple[str, ...] | None
+
+
+class Spec(BaseModel):
+    """A frozen piece of YAML that refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Location(_Spec):
-    """Where the root is: a `path` on disk, or an installed Python `package`; `folder` is a folder inside of it."""
+class Source(Spec, ABC):
+    """Where the root is: a `path` on disk, or an installed Python `package`; `folder` is a folder inside of it.
+
+    A format is a subclass with a `kind` of its own; all paths that it lists are relative to the root.
+    """
 
     path: str | None = Field(None, description="folder, absolute or relative to the project")
     package: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="top-level name of an installed package")
     folder: str | None = Field(None, description="folder inside the path or package")
 
     @model_validator(mode="after")
-    def _one_place(self) -> _Location:
+    def _one_place(self) -> Source:
         if (self.path is None) == (self.package is None):
             raise ValueError("give exactly one of `path` and `package`")
         if self.folder is not None:
-            _require_inside(self.folder)
+            require_inside(self.folder)
         return self
 
+    @abstractmethod
+    def read(self, root: Path) -> Candidates:
+        """The images that the source lists, sorted by path. Raises BadSource when it is not as its format says."""
 
-def _require_inside(relative: str) -> str:
+    def own_files(self, root: Path) -> Sequence[str]:
+        """The files that say what the images are: tables, lists, annotations. Their content is part of the version."""
+        return ()
+
+
+class ClassList(Spec):
+    """Mixed into a format that takes a class list from YAML."""
+
+    classes: tuple[str, ...] | None = Field(None, description="the dataset's own class list, in its order")
+
+    @field_validator("classes")
+    @classmethod
+    def _checked_classes(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if classes is None else LabelMap.from_labels((), classes).names
+
+
+def annotation_types() -> dict[str, Any]:
+    """Polars types of ANNOTATION_COLUMNS.
+
+    `hierarchy` goes from the root down to the parent of the label. `box` is x, y, width, height in pixels of the file as
+    it is stored (before EXIF rotation), origin at the top left corner. `parts` are named points in the same pixels.
+    `mask` is the path of a mask image, relative to the root.
+    """
+    import polars as pl
+
+    point = pl.Struct({"name": pl.String, "x": pl.Float32, "y": pl.Float32, "visible": pl.Boolean})
+    types = (pl.String, pl.List(pl.String), pl.Array(pl.Float32, 4), pl.List(point), pl.String)
+    return dict(zip(ANNOTATION_COLUMNS, types, strict=True))
+
+
+def candidates(
+    rows: Sequence[Mapping[str, object]],
+    rejected: Sequence[Rejected],
+    *,
+    classes: tuple[str, ...] | None,
+    columns: Sequence[str] = (),
+) -> Candidates:
+    """Rows by column name, sorted by path. `columns` are those beside path, label, split and group.
+
+    A column of ANNOTATION_COLUMNS has its type of `annotation_types`, any other is text. What a row lacks is null.
+    """
+    import polars as pl
+
+    known = annotation_types()
+    basic: dict[str, Any] = dict.fromkeys(("path", "label", "split", "group"), pl.String)
+    schema = basic | {name: known.get(name, pl.String) for name in columns}
+    return Candidates(
+        rows=pl.DataFrame(list(rows), schema=schema).sort("path", maintain_order=True),
+        rejected=rejected_frame(rejected).sort("path", maintain_order=True),
+        classes=classes,
+    )
+
+
+def rejected_frame(rejected: Sequence[Rejected]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame(rejected, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
+
+
+def source_files(source: Source, root: Path) -> list[str]:
+    """The files of a source, relative and sorted: its own, and the images that they list or its folders hold."""
+    found = source.read(root)
+    real_root = root.resolve()
+    there = {path for path in found.rejected["path"] if not refusal(real_root, path)}
+    return sorted(there.union(found.rows["path"], source.own_files(root)))
+
+
+def part_named(name: str) -> Part | None:
+    return PART_NAMES.get(name.lower())
+
+
+def require_inside(relative: str) -> str:
+    """The path as it is. Raises ValueError when it leaves the source."""
     pure = PurePosixPath(relative)
     if pure.is_absolute() or ".." in pure.parts:
         raise ValueError(f"{relative!r} leaves the source; name a place inside of it")
     return relative
 
 
-class FolderSource(_Location):
-    """One folder a class: `<class>/...`, or with official parts `train/<class>/...`, `val/...`, `test/...`.
+def refusal(real_root: Path, path: str) -> tuple[RejectReason, str] | None:
+    """Why a relative path is no file of the source, if so; links are followed to where they really lead.
 
-    The parts layout is taken when every top folder bears the name of a part (`valid` and `validation` mean val).
-    Hidden files are skipped, and so are files outside of the class folders whose name is not an image's.
+    `real_root` is the root with its links resolved.
     """
-
-    kind: Literal["folder"]
-    classes: tuple[str, ...] | None = Field(None, description="the dataset's own class list, in its order")
-
-    @field_validator("classes")
-    @classmethod
-    def _checked_classes(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if classes is None else LabelMap.from_labels((), classes).names
-
-
-class TableColumns(_Spec):
-    """Which column says what."""
-
-    path: ColumnRef
-    label: ColumnRef
-    split: ColumnRef | None = None
-    group: ColumnRef | None = None
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in path:
+        return "outside_root", "only relative paths without `..` are read"
+    try:
+        target = (real_root / pure).resolve(strict=True)
+        regular = stat.S_ISREG(target.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "; write / instead of the backslash" if "\\" in path else ""
+        return "missing_file", f"no such file below {real_root}{hint}"
+    except (OSError, RuntimeError) as error:  # no permission, a link to itself, a name too long
+        return "unreadable_file", str(error)
+    if not target.is_relative_to(real_root):
+        return "outside_root", f"links to {target}, outside of the source; copy the file into it"
+    return None if regular else ("not_an_image", "not a regular file")
 
 
-class LabelNames(_Spec):
-    """A second table, with a header, that names label ids; its classes are the class list, in order of integer ids."""
-
-    file: FileName
-    id: ColumnRef
-    name: ColumnRef
-    separator: str = Field(",", description="one character, or `whitespace`")
-
-    @field_validator("file")
-    @classmethod
-    def _inside(cls, file: str) -> str:
-        return _require_inside(file)
-
-    @field_validator("separator")
-    @classmethod
-    def _one_character(cls, separator: str) -> str:
-        return _checked_separator(separator)
-
-
-class LabelBins(_Spec):
-    """Names for ranges of a numeric label: `names[i]` holds values above `breaks[i-1]`, up to and with `breaks[i]`."""
-
-    breaks: tuple[float, ...] = Field(min_length=1)
-    names: tuple[str, ...]
-
-    @model_validator(mode="after")
-    def _fitting(self) -> LabelBins:
-        if list(self.breaks) != sorted(set(self.breaks)) or not all(map(math.isfinite, self.breaks)):
-            raise ValueError(f"breaks {list(self.breaks)} must be finite and ascending")
-        if len(self.names) != len(self.breaks) + 1:
-            raise ValueError(
-                f"{len(self.breaks)} breaks make {len(self.breaks) + 1} bins, but {len(self.names)} names stand"
-            )
-        LabelMap.from_labels((), self.names)
-        return self
-
-
-class TableSource(_Location):
-    """A text table with one row an image. Paths in it start at the root of the source.
-
-    `files` is one table, or one a part: `{train: train.txt, test: test.txt}`. Labels are taken as they stand, or
-    through `label_names` (ids) or `label_bins` (numbers).
-    """
-
-    kind: Literal["table"]
-    files: FileName | dict[Part, FileName]
-    separator: str = Field(",", description="one character, or `whitespace`")
-    header: bool
-    columns: TableColumns
-    extra: dict[str, ColumnRef] = Field(default_factory=dict, description="further columns to keep, by new name")
-    label_names: LabelNames | None = None
-    label_bins: LabelBins | None = None
-    classes: tuple[str, ...] | None = Field(None, description="the dataset's own class list, in its order")
-
-    @field_validator("separator")
-    @classmethod
-    def _one_character(cls, separator: str) -> str:
-        return _checked_separator(separator)
-
-    @field_validator("files")
-    @classmethod
-    def _files_inside(cls, files: str | dict[Part, str]) -> str | dict[Part, str]:
-        names = [files] if isinstance(files, str) else list(files.values())
-        if not names:
-            raise ValueError("files is empty; name at least one table")
-        for name in names:
-            _require_inside(name)
-        return files
-
-    @field_validator("extra")
-    @classmethod
-    def _free_names(cls, extra: dict[str, ColumnRef]) -> dict[str, ColumnRef]:
-        if taken := sorted(set(extra).intersection(RECORD_COLUMNS)):
-            raise ValueError(f"extra columns {taken} have names that the records table uses itself; choose others")
-        return extra
-
-    @field_validator("classes")
-    @classmethod
-    def _checked_classes(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if classes is None else LabelMap.from_labels((), classes).names
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TableSource:
-        if not self.header and (named := [ref for ref in self.column_refs().values() if isinstance(ref, str)]):
-            raise ValueError(f"columns {named} are given by name, but the table has no header; give positions from 0")
-        if isinstance(self.files, Mapping) and self.columns.split is not None:
-            raise ValueError("files per part and a split column both say the part; give one of them")
-        if sum(said is not None for said in (self.label_names, self.label_bins, self.classes)) > 1:
-            raise ValueError("label_names, label_bins and classes each define the class list; give one of them")
-        return self
-
-    def column_refs(self) -> dict[str, ColumnRef]:
-        """Every column that is read, by the name it gets."""
-        named = {name: getattr(self.columns, name) for name in TableColumns.model_fields}
-        return {name: ref for name, ref in {**named, **self.extra}.items() if ref is not None}
-
-    def tables(self) -> list[tuple[Part | None, str]]:
-        """The table files, each with the part its rows belong to when the file says it."""
-        return [(None, self.files)] if isinstance(self.files, str) else list(self.files.items())
-
-
-SourceSpec = Annotated[FolderSource | TableSource, Field(discriminator="kind")]
-
-
-def _checked_separator(separator: str) -> str:
-    if separator != "whitespace" and (len(separator) != 1 or separator in '"\r\n'):
-        raise ValueError(f"separator {separator!r} is neither one character nor the word whitespace")
-    return separator
-
-
-def source_root(spec: FolderSource | TableSource, base_dir: Path) -> Path:
+def source_root(source: Source, base_dir: Path) -> Path:
     """The folder that all paths of the source start at. A package is located without importing it.
 
     Raises MissingSource.
     """
-    if spec.package is not None:
-        place, cure = _package_folder(spec.package), "the installed version of the package has another layout"
+    if source.package is not None:
+        place, cure = _package_folder(source.package), "the installed version of the package has another layout"
     else:
-        place = base_dir / Path(spec.path or "").expanduser()
+        place = base_dir / Path(source.path or "").expanduser()
         cure = "put the files there, run `dvc pull` if DVC tracks them, or correct `path`"
-    root = place / (spec.folder or "")
+    root = place / (source.folder or "")
     if not root.is_dir():
         raise MissingSource(f"source folder {root} is not there; {cure}")
     return root

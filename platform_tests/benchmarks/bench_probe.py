@@ -25,7 +25,7 @@ EPOCHS, BATCH = 5, 32
 @pytest.mark.bench
 def test_bench_probe__ten_times_faster_than_through_the_backbone_every_epoch(tmp_path: Path) -> None:
     root = source_root(DATASET.source, tmp_path)
-    found = scan(DATASET.source, root)
+    found = scan(DATASET.source.read(root), root)
     protocol = Protocol(
         dataset="elpv",
         experiment="probes",

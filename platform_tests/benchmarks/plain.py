@@ -29,8 +29,8 @@ from platform_assets.vision.galleries import contact_sheet, mistakes_sheet
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.profile import profile
 from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.scanning import hash_files, scan, source_files
-from platform_assets.vision.sources import source_root
+from platform_assets.vision.scanning import hash_files, scan
+from platform_assets.vision.sources import source_files, source_root
 from platform_assets.vision.splits import assign_splits
 from platform_assets.vision.tiny import choose_tiny, copy_tiny
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, Frozen, embed_frozen
@@ -54,7 +54,7 @@ class Plain:
 
     def dataset(self) -> None:
         self.tables.write(["source"], hash_files(self.root, source_files(DATASET.source, self.root)))
-        found = scan(DATASET.source, self.root)
+        found = scan(DATASET.source.read(self.root), self.root)
         self.label_map, self.records = found.label_map, assign_splits(found.records, DATASET.split)
         copy_tiny(choose_tiny(self.records), self.root, self.out / "tiny")
         plots.class_balance(profile(self.records).counts)

@@ -16,9 +16,11 @@ from polars.testing import assert_frame_equal
 from pydantic import TypeAdapter
 
 from platform_assets.vision import scanning
-from platform_assets.vision.readers import source_files
-from platform_assets.vision.scanning import EmptyDataset, Scan, hash_files, scan, source_version
-from platform_assets.vision.sources import FolderSource, SourceSpec, TableSource, source_root
+from platform_assets.vision.formats.folder import FolderSource
+from platform_assets.vision.formats.tables import TableSource
+from platform_assets.vision.scanning import EmptyDataset, Scan, hash_files, source_version
+from platform_assets.vision.source_kinds import SourceSpec
+from platform_assets.vision.sources import source_files, source_root
 from platform_assets.vision.splits import SplitRule, assign_splits
 from platform_tests.vision.pictures import encoded, noise, png, write
 
@@ -31,6 +33,10 @@ def table(root: Path, *rows: str, **more: Any) -> TableSource:
     columns = {"path": 0, "label": 1, "split": 2}
     spec = {"kind": "table", "path": "x", "files": "t.csv", "header": False, "columns": columns, **more}
     return TableSource.model_validate(spec)
+
+
+def scan(spec: FolderSource | TableSource, root: Path, **more: Any) -> Scan:
+    return scanning.scan(spec.read(root), root, **more)
 
 
 @pytest.fixture
@@ -291,7 +297,7 @@ def parsed(text: str) -> Any:
 
 def candidates(text: str) -> tuple[pl.DataFrame, tuple[str, ...]]:
     spec = parsed(text)
-    found = scanning.read_candidates(spec, source_root(spec, Path("/")))
+    found = spec, source_root(spec.read(Path("/")))
     assert found.rejected.is_empty()
     assert found.classes is not None
     return found.rows, found.classes

@@ -10,7 +10,10 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from platform_assets.vision.sources import FolderSource, MissingSource, SourceSpec, TableSource, source_root
+from platform_assets.vision.formats.folder import FolderSource
+from platform_assets.vision.formats.tables import TableSource
+from platform_assets.vision.source_kinds import SourceSpec
+from platform_assets.vision.sources import MissingSource, source_root
 
 TABLE: dict[str, Any] = {
     "kind": "table",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from platform_assets.vision.readers import Candidates, read_candidates, source_files
-from platform_assets.vision.sources import BadSource, FolderSource, TableSource
+from platform_assets.vision.formats.folder import FolderSource
+from platform_assets.vision.formats.tables import TableSource
+from platform_assets.vision.sources import BadSource, Candidates, source_files
 from platform_tests.vision.pictures import write
 
 FOLDER = FolderSource(kind="folder", path="x")
@@ -37,7 +38,7 @@ def rejected(found: Candidates) -> list[tuple[str, str]]:
 
 def test_folder__class_folders(tmp_path: Path) -> None:
     fill(tmp_path, "dog/b.png", "cat/deep/er/a.png", "dog/a.png")
-    assert rows(read_candidates(FOLDER, tmp_path)) == [
+    assert rows(FOLDER.read(tmp_path)) == [
         ("cat/deep/er/a.png", "cat", None, None),
         ("dog/a.png", "dog", None, None),
         ("dog/b.png", "dog", None, None),
@@ -46,7 +47,7 @@ def test_folder__class_folders(tmp_path: Path) -> None:
 
 def test_folder__parts_with_class_folders(tmp_path: Path) -> None:
     fill(tmp_path, "Train/cat/a.png", "valid/cat/a.png", "test/dog/a.png")
-    assert [row[:3] for row in rows(read_candidates(FOLDER, tmp_path))] == [
+    assert [row[:3] for row in rows(FOLDER.read(tmp_path))] == [
         ("Train/cat/a.png", "cat", "train"),
         ("test/dog/a.png", "dog", "test"),
         ("valid/cat/a.png", "cat", "val"),
@@ -55,7 +56,7 @@ def test_folder__parts_with_class_folders(tmp_path: Path) -> None:
 
 def test_folder__class_named_train_is_no_part(tmp_path: Path) -> None:
     fill(tmp_path, "train/a.png", "bus/a.png")
-    assert {row[1:3] for row in rows(read_candidates(FOLDER, tmp_path))} == {("train", None), ("bus", None)}
+    assert {row[1:3] for row in rows(FOLDER.read(tmp_path))} == {("train", None), ("bus", None)}
 
 
 def test_folder__parts_beside_other_folders_are_an_error(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_folder__parts_beside_other_folders_are_an_error(tmp_path: Path) -> None
     with pytest.raises(
         BadSource, match=r"\['test', 'train'\] are parts .*, \['extra'\] are not parts; move those away"
     ):
-        read_candidates(FOLDER, tmp_path)
+        FOLDER.read(tmp_path)
 
 
 def test_folder__images_without_class_are_rejected_and_other_files_left(tmp_path: Path) -> None:
@@ -78,25 +79,25 @@ def test_folder__images_without_class_are_rejected_and_other_files_left(tmp_path
         "cat/Thumbs.db",
         ".git/x",
     )
-    found = read_candidates(FOLDER, tmp_path)
+    found = FOLDER.read(tmp_path)
     assert [row[0] for row in rows(found)] == ["cat/a.png", "cat/notes.txt"]
     assert rejected(found) == [("a.JPG", "missing_label")]
 
 
 def test_folder__unlabelled_test_part_is_rejected(tmp_path: Path) -> None:
-    found = read_candidates(FOLDER, fill(tmp_path, "train/cat/a.png", "test/a.png"))
+    found = FOLDER.read(fill(tmp_path, "train/cat/a.png", "test/a.png"))
     assert rejected(found) == [("test/a.png", "missing_label")]
 
 
 def test_folder__own_class_list_rejects_strangers(tmp_path: Path) -> None:
     spec = FolderSource(kind="folder", path="x", classes=("dog", "cat"))
-    found = read_candidates(spec, fill(tmp_path, "cat/a.png", "bird/a.png"))
+    found = spec.read(fill(tmp_path, "cat/a.png", "bird/a.png"))
     assert found.classes == ("dog", "cat")
     assert rejected(found) == [("bird/a.png", "unknown_label")]
 
 
 def test_folder__decomposed_folder_name_is_the_composed_class(tmp_path: Path) -> None:
-    found = read_candidates(FOLDER, fill(tmp_path, "cafe\u0301/a.png"))
+    found = FOLDER.read(fill(tmp_path, "cafe\u0301/a.png"))
     assert rows(found)[0][1] == "caf\u00e9"
 
 
@@ -107,7 +108,7 @@ def test_folder__links_do_not_lead_out(tmp_path: Path) -> None:
     (root / "cat" / "gone.png").symlink_to(root / "nowhere")
     (root / "cat" / "loop.png").symlink_to(root / "cat" / "loop.png")
     (root / "dog").symlink_to(outside)
-    found = read_candidates(FOLDER, root)
+    found = FOLDER.read(root)
     assert [row[0] for row in rows(found)] == ["cat/a.png", "cat/in.png"]
     assert rejected(found) == [
         ("cat/gone.png", "missing_file"),
@@ -120,19 +121,19 @@ def test_folder__links_do_not_lead_out(tmp_path: Path) -> None:
 def test_folder__root_may_itself_be_a_link(tmp_path: Path) -> None:
     fill(tmp_path / "real", "cat/a.png")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert len(rows(read_candidates(FOLDER, tmp_path / "link"))) == 1
+    assert len(rows(FOLDER.read(tmp_path / "link"))) == 1
 
 
 def test_folder__pipe_is_rejected_unopened(tmp_path: Path) -> None:
     os.mkfifo(fill(tmp_path, "cat/a.png") / "cat" / "pipe.png")
-    assert rejected(read_candidates(FOLDER, tmp_path)) == [("cat/pipe.png", "not_an_image")]
+    assert rejected(FOLDER.read(tmp_path)) == [("cat/pipe.png", "not_an_image")]
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
 def test_folder__name_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     fill(tmp_path, "cat/a.png")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/cat/\xff.png")).touch()
-    assert rejected(read_candidates(FOLDER, tmp_path)) == [("cat/\\udcff.png", "unreadable_file")]
+    assert rejected(FOLDER.read(tmp_path)) == [("cat/\\udcff.png", "unreadable_file")]
 
 
 def test_table__rows_with_part_group_and_extras(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_table__rows_with_part_group_and_extras(tmp_path: Path) -> None:
     text = "file,class,part,bird,box\ni/b.png,dog,validation,b1,\n./i//a.png, cat ,TRAIN,,1 2\ni/c.png,cat,,b1,3\n"
     write(tmp_path, "t.csv", text)
     columns = {"path": "file", "label": "class", "split": "part", "group": "bird"}
-    found = read_candidates(table(header=True, columns=columns, extra={"box_xy": "box"}), tmp_path)
+    found = table(header=True, columns=columns, extra={"box_xy": "box"}).read(tmp_path)
     assert found.rows.columns == ["path", "label", "split", "group", "box_xy"]
     assert rows(found) == [
         ("i/a.png", "cat", "train", None, "1 2"),
@@ -153,7 +154,7 @@ def test_table__one_file_a_part(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png")
     write(tmp_path, "tr.txt", "a.png, 1\n")
     write(tmp_path, "te.txt", "b.png, 0\n")
-    found = read_candidates(table(files={"train": "tr.txt", "test": "te.txt"}), tmp_path)
+    found = table(files={"train": "tr.txt", "test": "te.txt"}).read(tmp_path)
     assert rows(found) == [("a.png", "1", "train", None), ("b.png", "0", "test", None)]
 
 
@@ -186,7 +187,7 @@ def test_table__bad_row_is_rejected_with_its_line(tmp_path: Path, row: str, expe
     (root / "linked").symlink_to(tmp_path)
     write(root, "t.csv", row + "\ni/a.png,cat,train\n")
     columns = {"path": 0, "label": 1} | ({"split": 2} if row.count(",") == 2 else {})
-    found = read_candidates(table(columns=columns, classes=["cat", "dog"]), root)
+    found = table(columns=columns, classes=["cat", "dog"]).read(root)
     assert rejected(found) == [expected]
     assert found.rejected["detail"][0].startswith("t.csv line 1: ")
     assert [row[0] for row in rows(found)] == ["i/a.png"]
@@ -194,14 +195,14 @@ def test_table__bad_row_is_rejected_with_its_line(tmp_path: Path, row: str, expe
 
 def test_table__backslash_hint(tmp_path: Path) -> None:
     write(fill(tmp_path, "i/a.png"), "t.csv", "i\\a.png,cat\n")
-    assert "write / instead" in read_candidates(table(), tmp_path).rejected["detail"][0]
+    assert "write / instead" in table().read(tmp_path).rejected["detail"][0]
 
 
 def test_table__table_behind_a_link_out_is_refused(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", "a.png")
     (root / "t.csv").symlink_to(write(tmp_path, "outside.csv", "a.png,cat\n"))
     with pytest.raises(BadSource, match=r"table t\.csv of .*: links to .* outside of the source"):
-        read_candidates(table(), root)
+        table().read(root)
 
 
 def test_source_files__images_and_tables_without_what_is_not_there(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""A folder of class folders, with or without folders for the official parts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from platform_assets.vision.label_map import normal_label
+from platform_assets.vision.sources import (
+    BadSource,
+    Candidates,
+    ClassList,
+    Rejected,
+    Source,
+    candidates,
+    part_named,
+    refusal,
+)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".mpo"})
+_LITTER = frozenset({"thumbs.db", "desktop.ini"})
+
+
+class FolderSource(ClassList, Source):
+    """One folder a class: `<class>/...`, or with official parts `train/<class>/...`, `val/...`, `test/...`.
+
+    The parts layout is taken when every top folder bears the name of a part (`valid` and `validation` mean val).
+    Hidden files are skipped, and so are files outside of the class folders whose name is not an image's.
+    """
+
+    kind: Literal["folder"]
+
+    def read(self, root: Path) -> Candidates:
+        """One row a file below a class folder. The label is the folder's name; folders further down do not matter."""
+        files, rejected = walk(root)
+        has_parts = _has_part_folders(files, root)
+        rows: list[dict[str, object]] = []
+        for path in files:
+            folders = PurePosixPath(path).parts[:-1]
+            part = part_named(folders[0]) if has_parts and folders else None
+            class_folders = folders[1:] if has_parts else folders
+            if class_folders:
+                label = normal_label(class_folders[0])
+                if self.classes is None or label in self.classes:
+                    rows.append({"path": path, "label": label, "split": part})
+                else:
+                    rejected.append((path, "unknown_label", f"folder {label!r} is not in classes"))
+            elif PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+                rejected.append((path, "missing_label", "the image lies in no class folder"))
+        return candidates(rows, rejected, classes=self.classes)
+
+
+def walk(root: Path) -> tuple[list[str], list[Rejected]]:
+    """All files but hidden ones and system litter, sorted; links that leave the root and odd files are rejected."""
+    files: list[str] = []
+    rejected: list[Rejected] = []
+    real_root = root.resolve()
+    for folder, subfolders, names in os.walk(root):
+        here = Path(folder).relative_to(root)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in subfolders:
+            if Path(folder, name).is_symlink():
+                path = _printable((here / name).as_posix())
+                rejected.append((path, "outside_root", "a linked folder is not entered; copy its files here"))
+        for name in names:
+            path = (here / name).as_posix()
+            if name.startswith(".") or name.lower() in _LITTER:
+                continue
+            if path != (printable := _printable(path)):
+                rejected.append((printable, "unreadable_file", "the name is not UTF-8; rename the file or its folder"))
+            elif why := refusal(real_root, path):
+                rejected.append((path, *why))
+            else:
+                files.append(path)
+    return sorted(files), rejected
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _has_part_folders(files: Sequence[str], root: Path) -> bool:
+    """Whether the top folders are parts. Raises BadSource when some are and some are not."""
+    depths = Counter[tuple[str, bool]]()
+    for path in files:
+        top, *below = PurePosixPath(path).parts
+        if below:
+            depths[top, len(below) > 1] += 1
+    tops = {top for top, _ in depths}
+    parts = {top for top in tops if part_named(top)}
+    if not parts or parts == tops:
+        return bool(parts)
+    # A class may be named `train`: then its images lie directly in it.
+    if all(deep for top, deep in depths if top in parts):
+        raise BadSource(
+            f"{root}: folders {sorted(parts)} are parts with classes in them, {sorted(tops - parts)} are not parts; "
+            "move those away, or name the parts train, val and test"
+        )
+    return False
