@@ -297,7 +297,7 @@ def parsed(text: str) -> Any:
 
 def candidates(text: str) -> tuple[pl.DataFrame, tuple[str, ...]]:
     spec = parsed(text)
-    found = spec, source_root(spec.read(Path("/")))
+    found = spec.read(source_root(spec, Path("/")))
     assert found.rejected.is_empty()
     assert found.classes is not None
     return found.rows, found.classes
