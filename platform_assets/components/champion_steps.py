@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -148,6 +149,7 @@ def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
     import polars as pl
 
     passed = row.verdict != "refused"
+    figures = _figures_in_service(desk, row)
     return dg.MaterializeResult(
         data_version=data_version(row.checkpoint_id),
         metadata={
@@ -157,6 +159,7 @@ def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
             "folder": dg.MetadataValue.path(row.folder_url),
             "reason": dg.MetadataValue.md(f"**{row.verdict}:** {row.reason}\n\n{row.choice}"),
             "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(row.mlflow_run_id)),
+            **figures,
         },
         check_results=[
             dg.AssetCheckResult(
@@ -170,3 +173,20 @@ def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
             )
         ],
     )
+
+
+def _figures_in_service(desk: Desk, row: ChampionRow) -> dict[str, Any]:
+    """What the model in service reached on its own test images, from its own folder."""
+    from platform_assets.vision.checkpoints import read_label_map
+    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.plots import confusion_matrix
+
+    folder = desk.outputs.at(row.folder_url)
+    test = Metrics.model_validate(json.loads(folder.path("metrics.json").read_bytes())["test"])
+    names = read_label_map(folder.local_folder("config.json", "labelmap.json")).names
+    return {
+        "test_top1": test.top1,
+        "test_macro_f1": test.macro_f1,
+        "test_images": test.images,
+        "confusion": show.picture(confusion_matrix(test.confusion, names)),
+    }

@@ -31,6 +31,8 @@ EMBEDDINGS = (
     "preprocessing and engine: shared by all seeds and heads, and one changed image embeds one image."
 )
 
+MAPPED_IMAGES = 2000
+
 
 class StaleEmbeddings(ValueError):
     """The embeddings asset was made for other variants than the YAML now has."""
@@ -84,8 +86,18 @@ def embeddings(
             "backbones": show.table(frame),
             "dagster/row_count": int(frame["images"].sum()),
             "embedded_now": int(frame["embedded_now"].sum()),
+            **{f"map_{row.backbone}_{row.features}_{row.image_size_px}px": _map(inputs, cache, row) for row in rows},
         },
     )
+
+
+def _map(inputs: Inputs, cache: EmbeddingCache, row: Embedded) -> dg.MarkdownMetadataValue:
+    """Where the classes lie, from a sample that is stable by hash."""
+    from platform_assets.vision.plots import embedding_map
+
+    sample = inputs.records.sort("image_id").head(MAPPED_IMAGES)
+    vectors = cache.lookup(row.key, list(sample["image_id"]))
+    return show.picture(embedding_map(vectors["vector"].to_numpy(), list(sample["label"])))
 
 
 class Frozen(BaseModel):

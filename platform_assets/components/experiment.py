@@ -111,7 +111,7 @@ class Experiment(dg.Component):
         after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
-            asset_checks=[leaderboard_steps.manifest_check(spec)],
+            asset_checks=[leaderboard_steps.manifest_check(spec), delivery_steps.parity_check(spec, dataset)],
             jobs=[retrain_job(spec)] if spec.retrain else [],
             schedules=weekly_retrain(spec),
         )
@@ -239,16 +239,15 @@ def _exports(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefin
     @dg.multi_asset(
         name=_op_name(spec, "exports"),
         specs=[asset],
-        check_specs=[delivery_steps.parity_check(spec.key)],
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
     def exports(
         context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    ) -> dg.MaterializeResult[Any]:
         store = tables.open()
         inputs = open_inputs(spec, dataset, store, files)
-        yield delivery_steps.exports(context, inputs, store, outputs.open())
+        return delivery_steps.exports(context, inputs, store, outputs.open())
 
     return exports
 

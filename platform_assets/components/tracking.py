@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
 
 if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.desk import CheckpointRow, Desk
     from platform_assets.vision.recipes import ResolvedTrial
+
+
+def begin(desk: Desk, trial: ResolvedTrial) -> None:
+    """Shows a trial as running from its first epoch on; the run of a killed process stays so until it is resumed."""
+    _record_unfinished(desk, trial, "RUNNING")
+
+
+@contextmanager
+def ended_as_it_ends(desk: Desk, trial: ResolvedTrial) -> Iterator[None]:
+    """A trial that fails, or is stopped, is so in MLflow too."""
+    try:
+        yield
+    except dg.DagsterExecutionInterruptedError:
+        _record_unfinished(desk, trial, "KILLED")
+        raise
+    except Exception:
+        _record_unfinished(desk, trial, "FAILED")
+        raise
+
+
+def _record_unfinished(desk: Desk, trial: ResolvedTrial, status: Literal["RUNNING", "FAILED", "KILLED"]) -> None:
+    from platform_assets.stores.runs import TrialRun
+
+    now = int(time.time() * 1000)
+    desk.runs.record_trial(
+        TrialRun(
+            experiment="/".join(desk.spec.key),
+            asset="/".join(desk.key("checkpoint")),
+            partition=trial.trial,
+            config_hash=trial.config_hash,
+            data_version=desk.inputs.records_version,
+            dagster_run_id=desk.context.run.run_id,
+            status=status,
+            started_ms=now,
+            ended_ms=now,
+            params=_flat(json.loads(trial.canonical_json())),
+        )
+    )
 
 
 def record(desk: Desk, trial: ResolvedTrial, row: CheckpointRow, table: pl.DataFrame, files: dict[str, bytes]) -> str:

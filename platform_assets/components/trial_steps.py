@@ -17,6 +17,7 @@ from platform_assets.components import metadata as show
 from platform_assets.components.desk import CheckpointRow, Desk
 from platform_assets.components.embedding_steps import vectors_of
 from platform_assets.components.specs import code_version, data_version
+from platform_assets.components.tracking import begin, ended_as_it_ends, record
 from platform_assets.components.trial_checks import CHECKS
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResu
         for number, partition in enumerate(partitions, 1):
             trial = desk.inputs.trial(partition)
             desk.context.log.info(f"trial {number} of {len(partitions)}: {partition}")
-            for name, step in STEPS.items():
-                if name in selected:
-                    step(desk, trial)
+            with ended_as_it_ends(desk, trial):
+                for name, step in STEPS.items():
+                    if name in selected:
+                        step(desk, trial)
     configs = [desk.inputs.trial(partition).config_hash for partition in desk.spec.trials]
     version = data_version(desk.inputs.records_version, code_version(*FITTING, *EVALUATION), *configs)
     for name in STEPS:
@@ -138,6 +140,7 @@ def _fit(desk: Desk, trial: ResolvedTrial) -> CheckpointRow:
     work = desk.outputs.working(asset, trial.trial, trial.config_hash, input_version(desk))
     device = desk.compute.choose(desk.context.log).device if trial.mode != "linear_probe" else "cpu"
     records = desk.inputs.records_of(trial)
+    begin(desk, trial)
     fitted = _fitted(desk, trial, records, work, device)
     checkpoint_id = save_checkpoint(fitted.classifier, work, label_map=desk.inputs.label_map, trial=trial)
     fit = {
@@ -303,7 +306,6 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     """The figures of val and test, beside the checkpoint, in the table and in MLflow."""
     import polars as pl
 
-    from platform_assets.components.tracking import record
     from platform_assets.vision import plots
     from platform_assets.vision.comparison import trial_row
     from platform_assets.vision.evaluation import compute_metrics, reliability_bins

@@ -59,7 +59,7 @@ class TrialRun(BaseModel):
     config_hash: Identity
     data_version: Identity
     dagster_run_id: str
-    status: Literal["FINISHED", "FAILED", "KILLED"]
+    status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
     started_ms: int
     ended_ms: int
     checkpoint_id: Identity | None = None
@@ -149,7 +149,10 @@ class Runs:
             self._log_files(run_id, trial)
             for name, value in trial.tags.items():
                 self._client.set_tag(run_id, name, value)
-            self._client.set_terminated(run_id, trial.status, trial.ended_ms)
+            if trial.status == "RUNNING":
+                self._client.update_run(run_id, status=trial.status)
+            else:
+                self._client.set_terminated(run_id, trial.status, trial.ended_ms)
         return run_id
 
     def run_url(self, run_id: str) -> str:

@@ -213,6 +213,47 @@ def leaderboard_bars(board: pl.DataFrame) -> bytes:
     return _png(figure)
 
 
+def latency_bars(latency: pl.DataFrame) -> bytes:
+    """p50 of each engine and batch size in ms per batch, with a line up to p95, from `exporting.measure_latency`."""
+    rows = latency.sort("batch_size", "engine")
+    figure, axes = _figure(7, 1.2 + 0.34 * rows.height)
+    place = np.arange(rows.height)
+    p50, p95 = rows["p50_ms"].to_numpy(), rows["p95_ms"].to_numpy()
+    axes.barh(place, p50, color=[GREY if engine == "torch" else BLUE for engine in rows["engine"]], height=0.6)
+    axes.errorbar(p50, place, xerr=[0 * p50, p95 - p50], fmt="none", ecolor="black", capsize=3, linewidth=1)
+    for row, (value, high, rate) in enumerate(zip(p50, p95, rows["images_per_s"], strict=True)):
+        axes.text(max(value, high), row, f"  {value:.1f} ms, {rate:.0f} images/s", va="center", fontsize=9)
+    axes.set_yticks(place, [f"{engine}, batch {size}" for engine, size in rows.select("engine", "batch_size").rows()])
+    axes.set_ylim(rows.height - 0.4, -0.6)
+    axes.set_xlim(0, float(p95.max()) * 1.4)
+    axes.set_xlabel("ms a batch: p50, line to p95")
+    return _png(figure)
+
+
+def embedding_map(vectors_nd: NDArray[np.float32], labels: Sequence[str], *, named: int = 10) -> bytes:
+    """The first two principal components of standardised vectors, coloured by class; beyond `named` classes the
+    most frequent are named and the others grey."""
+    spread = vectors_nd.std(axis=0)
+    scaled = (vectors_nd - vectors_nd.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    _, strengths, axes_kd = np.linalg.svd(scaled, full_matrices=False)
+    points = scaled @ axes_kd[:2].T
+    shares = strengths**2 / max(float((strengths**2).sum()), 1e-12)
+    figure, axes = _figure(7, 5)
+    array = np.asarray(labels)
+    found, counts = np.unique(array, return_counts=True)
+    shown = found[np.argsort(-counts, kind="stable")][:named]
+    others = ~np.isin(array, shown)
+    axes.scatter(
+        *points[others].T, s=6, color=GREY, alpha=0.3, label=f"{len(found) - named} more" if any(others) else None
+    )
+    for name in shown:
+        axes.scatter(*points[array == name].T, s=8, alpha=0.6, label=_shown(str(name)))
+    axes.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
+    axes.set_ylabel(f"component 2 ({shares[1]:.0%})" if len(shares) > 1 else "component 2")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _png(figure)
+
+
 def _figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.subplots()

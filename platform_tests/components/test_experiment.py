@@ -13,6 +13,9 @@ from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.stamps import check_stamp
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.checkpoints import load_classifier
+from platform_assets.vision.exporting import export_onnx
+from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.onnx_classifier import OnnxClassifier
 from platform_tests.components.projects import (
     CNN,
@@ -138,6 +141,52 @@ def test_experiment__one_flipped_byte_is_found_and_the_trial_made_again(photos: 
     again = photos.materialize('key:"photos/first/checkpoint"', partitions=("cnn__s0", "cnn__s0"))
     assert not metadata(again, "photos/first/checkpoint", "cnn__s0")["reused"]
     assert _row(photos, "checkpoint", "cnn__s0")["checkpoint_id"] == row["checkpoint_id"]
+
+
+def test_experiment__a_trial_that_fails_has_failed_in_mlflow(photos: Project, tmp_path: Path) -> None:
+    import mlflow
+
+    photos.write("first", experiment_yaml(variants={"cnn": CNN}, seeds=[0]))
+    photos.materialize("group:photos")
+    picture = next((tmp_path / "images/red").iterdir())
+    data = picture.read_bytes()
+    picture.unlink()
+    result = photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"), raises=False)
+    assert str(picture) in failure(result)
+    client = mlflow.MlflowClient(f"sqlite:///{photos.data / 'mlflow/mlflow.db'}")
+
+    def runs() -> list[tuple[str, str]]:
+        experiment = client.get_experiment_by_name("photos/first")
+        return [(r.data.tags["partition"], r.info.status) for r in client.search_runs([experiment.experiment_id])]
+
+    assert runs() == [("cnn__s0", "FAILED")]
+    picture.write_bytes(data)
+    photos.materialize(
+        'key:"photos/first/checkpoint" or key:"photos/first/predictions" or key:"photos/first/metrics"',
+        partitions=("cnn__s0", "cnn__s0"),
+    )
+    assert runs() == [("cnn__s0", "FINISHED")]
+
+
+def test_experiment__an_export_of_other_weights_is_found(finished: Project) -> None:
+    folder = _outputs(finished).at(_row(finished, "champion")["folder_url"])
+    others = {
+        _row(finished, "checkpoint", f"{name}__s{seed}")["folder_url"] for name in ("cnn", "probe") for seed in (0, 1)
+    }
+    other = _outputs(finished).at(sorted(others - {folder.url})[0])
+    assert not failed_checks(finished.run_check("export_matches_its_checkpoint"))
+    model = folder.path("exports/model.onnx")
+    exported = model.read_bytes()
+    label_map = LabelMap.from_json(folder.path("labelmap.json").read_text())
+    stranger = load_classifier(
+        other.local_folder("ckpt.safetensors", "config.json", "labelmap.json"), expect_label_map=label_map
+    )
+    try:
+        export_onnx(stranger, model, label_map=label_map, checkpoint_id="0" * 16)
+        found = failed_checks(finished.run_check("export_matches_its_checkpoint"))
+        assert "differ" in (found["export_matches_its_checkpoint"] or "")
+    finally:
+        model.write_bytes(exported)
 
 
 def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, tmp_path: Path) -> None:

@@ -294,3 +294,17 @@ def test_champion__none_for_an_unknown_model(runs: Runs) -> None:
     assert runs.champion("nothing") is None
     with pytest.raises(UnknownVersion, match="register it first"):
         runs.set_champion("nothing", 1)
+
+
+def test_record_trial__running_run_is_ended_by_the_same_trial(runs: Runs) -> None:
+    run_id = runs.record_trial(unfinished("RUNNING", history=()))
+    assert client(runs).get_run(run_id).info.status == "RUNNING"
+    assert client(runs).get_run(run_id).info.end_time is None
+    assert runs.record_trial(trial()) == run_id
+    assert client(runs).get_run(run_id).info.status == "FINISHED"
+
+
+def test_record_trial__a_failed_run_is_running_again_when_it_is_resumed(runs: Runs) -> None:
+    run_id = runs.record_trial(unfinished("FAILED", history=()))
+    assert runs.record_trial(unfinished("RUNNING", history=())) == run_id
+    assert client(runs).get_run(run_id).info.status == "RUNNING"

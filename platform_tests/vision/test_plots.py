@@ -66,12 +66,29 @@ BINS = pl.DataFrame(
     {"low": [0.4, 0.8], "high": [0.6, 1.0], "images": [3, 9], "confidence": [0.5, 0.93], "accuracy": [1 / 3, 1.0]}
 )
 
+LATENCY = pl.DataFrame(
+    {
+        **{"engine": ["torch", "onnxruntime"], "batch_size": [1, 8], "p50_ms": [9.0, 30.0]},
+        **{"p95_ms": [12.0, 31.0], "images_per_s": [111.0, 266.0]},
+    }
+)
+
+
+def _embedding_map(images: int, classes: int, dim: int) -> bytes:
+    names = _names(classes)
+    vectors = np.random.default_rng(0).normal(size=(images, dim)).astype(np.float32)
+    return plots.embedding_map(vectors, [names[i % classes] for i in range(images)])
+
+
 PICTURES: dict[str, Callable[[], bytes]] = {
     **{f"class_balance_{k}": lambda k=k: plots.class_balance(_counts(k)) for k in (1, 2, 60, 61, 200)},
     **{f"confusion_matrix_{k}": lambda k=k: plots.confusion_matrix(_matrix(k), _names(k)) for k in (2, 25, 60, 200)},
     **{f"learning_curves_{n}": lambda n=n: plots.learning_curves(_history(n), metric="top1") for n in (1, 300)},
     **{f"regularization_{n}": lambda n=n: plots.regularization_curve(_candidates(n), metric="top1") for n in (1, 13)},
     **{f"leaderboard_{n}": lambda n=n: plots.leaderboard_bars(_board(n)) for n in (1, 30)},
+    **{f"embedding_map_{k}": lambda k=k: _embedding_map(300, k, 8) for k in (1, 10, 81)},
+    "embedding_map_of_equal_vectors": lambda: plots.embedding_map(np.ones((4, 3), np.float32), ["a", "b", "a", "b"]),
+    "latency": lambda: plots.latency_bars(LATENCY),
     "reliability": lambda: plots.reliability_diagram(BINS),
 }
 
