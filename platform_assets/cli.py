@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_assets.data_cli import data
 from platform_assets.settings import quiet_environment
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ DEMO = ("elpv", "probes")
 @click.version_option(package_name="kestrel-vision")
 def main() -> None:
     """Datasets, training, evaluation and models as one Dagster asset graph."""
+
+
+main.add_command(data)
 
 
 @main.command()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.devices import DeviceChoice
+    from platform_assets.vision.sources import Format
 
 
 class TablesResource(dg.ConfigurableResource[Any]):
@@ -64,6 +65,12 @@ class FilesResource(dg.ConfigurableResource[Any]):
 
     def card(self, *names: str) -> Path:
         return Path(self.data, "cards", *names).with_suffix(".md")
+
+    def source_root(self, source: Format) -> Path:
+        """The folder that the paths of a source's records start at, its files brought here first where need be."""
+        from platform_assets.stores.source_roots import ready_root
+
+        return ready_root(source, Path(self.root), Path(self.data))
 
     def tiny_subset(self, dataset: str) -> Path:
         return Path(self.data, "tiny", dataset)

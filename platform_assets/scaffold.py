@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,7 @@ def create_project(folder: Path, *, images: Path | None = None, name: str | None
         "package": package,
         "images": str(images.resolve()) if images else "images",
         "probe": _probe_variant(),
+        "user": json.dumps(_user()),
     }
     texts = {
         "dagster.yaml": (TEMPLATES / "dagster.yaml").read_text(encoding="utf-8"),
@@ -54,6 +57,13 @@ def create_project(folder: Path, *, images: Path | None = None, name: str | None
 def _slug(text: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     return slug if slug[:1].isalpha() else f"project_{slug}".rstrip("_")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "the owner of this project"
 
 
 def _fill(template: str, facts: dict[str, str]) -> str:

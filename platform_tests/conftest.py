@@ -1,10 +1,12 @@
 """Fixtures for tests of every folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from platform_assets.stores.runs import Runs
+from platform_tests.s3_server import S3Server, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,10 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     Runs(f"sqlite:///{path}", artifact_root=None).prepare()
     return path
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests of a process; each test makes a bucket of its own name."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -27,10 +26,10 @@ def new_dataset_version(spec: VisionDatasetSpec) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         from platform_assets.vision.scanning import hash_files, source_version
-        from platform_assets.vision.sources import source_files, source_root
+        from platform_assets.vision.sources import source_files
 
         tables, key = context.resources.tables.open(), [spec.name, "source"]
-        root = source_root(spec.source, Path(context.resources.files.root))
+        root = context.resources.files.source_root(spec.source)
         known = tables.read(key) if tables.exists(key) else None
         files = hash_files(root, source_files(spec.source, root), known=known)
         version = source_version(files)[:16]

@@ -95,10 +95,22 @@ def _decide(desk: Desk, metrics: dict[str, Any], incumbent: RegisteredVersion | 
         desk.spec.gate,
         metric=desk.spec.metric,
         value=metrics[f"test_{desk.spec.metric}"],
-        damaged=tuple(desk.folder(metrics["trial"]).verify()),
+        faults=(*_damage(desk, metrics["trial"]), *_unstated(desk)),
         same_checkpoint=same,
         comparison=None if incumbent is None or same else _compare(desk, metrics["trial"], incumbent),
     )
+
+
+def _damage(desk: Desk, trial: str) -> list[str]:
+    return [f"damaged file: {problem}" for problem in desk.folder(trial).verify()]
+
+
+def _unstated(desk: Desk) -> list[str]:
+    """What must be stated of the licence of the data before a model of it may serve."""
+    from platform_assets.vision.licences import missing
+
+    dataset = desk.inputs.dataset
+    return [f"the licence of dataset {dataset.name} is not known: licence.{said}" for said in missing(dataset.licence)]
 
 
 def _compare(desk: Desk, trial: str, incumbent: RegisteredVersion) -> Comparison:
@@ -115,7 +127,8 @@ def _compare(desk: Desk, trial: str, incumbent: RegisteredVersion) -> Comparison
     fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
     fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
     challenger = desk.tables.read(desk.key("predictions"), trial).filter(fresh)
-    records = challenger.select("image_id", "path", "part", label="truth")
+    boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
+    records = challenger.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
     device = desk.compute.choose(desk.context.log).device
     logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
     theirs = compute_metrics(predictions_frame(records, logits, desk.inputs.label_map), desk.inputs.label_map, "test")

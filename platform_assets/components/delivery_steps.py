@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.tables import Tables
+    from platform_assets.vision.exporting import ParityReport
+    from platform_assets.vision.models import Classifier
 
 EXPORTS = (
     "The champion as ONNX: dynamic batch, normalisation inside, labels and preprocessing recorded, with its parity on real "
@@ -50,13 +52,12 @@ def parity_check(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetCh
         tables: TablesResource, outputs: OutputsResource, files: FilesResource
     ) -> dg.AssetCheckResult:
         from platform_assets.vision.checkpoints import load_classifier
-        from platform_assets.vision.exporting import check_parity
 
         store = tables.open()
         inputs = open_inputs(spec, dataset, store, files)
         folder = outputs.open().at(read_champion(spec, store).folder_url)
         classifier = load_classifier(folder.local_folder(*CLASSIFIER), expect_label_map=inputs.label_map)
-        parity = check_parity(classifier, folder.path(ONNX), _test_files(inputs), label_map=inputs.label_map)
+        parity = _parity_on_test(inputs, classifier, folder.path(ONNX))
         return dg.AssetCheckResult(
             passed=parity.passed,
             description="; ".join(parity.problems) or None,
@@ -107,13 +108,13 @@ def exports(
 def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str) -> None:
     """Export, compare on test images, time it; the files join the checkpoint's folder in one step."""
     from platform_assets.vision.checkpoints import load_classifier
-    from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
+    from platform_assets.vision.exporting import export_onnx, measure_latency
 
     classifier = load_classifier(folder.local_folder(*CLASSIFIER), expect_label_map=inputs.label_map)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, Path(ONNX).name)
         export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id)
-        parity = check_parity(classifier, path, _test_files(inputs), label_map=inputs.label_map)
+        parity = _parity_on_test(inputs, classifier, path)
         buffer = io.BytesIO()
         measure_latency(classifier, path).write_parquet(buffer)
         report = {"code_version": code, "parity": parity.model_dump(mode="json")}
@@ -122,17 +123,24 @@ def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str)
         folder.add_tree("exports", Path(scratch))
 
 
-def _test_files(inputs: Inputs) -> list[bytes]:
-    """Files of the test part, the first by id: a stable sample."""
+def _parity_on_test(inputs: Inputs, classifier: Classifier, path: Path) -> ParityReport:
+    """On files of the test part, the first by id: a stable sample."""
     import polars as pl
 
+    from platform_assets.vision.cropping import boxes_of
+    from platform_assets.vision.exporting import check_parity
+
     test: pl.DataFrame = inputs.records.filter(pl.col("split") == "test").sort("image_id").head(PARITY_IMAGES)
-    return [(inputs.root / path).read_bytes() for path in test["path"]]
+    files, boxes = (
+        [(inputs.root / path).read_bytes() for path in test["path"]],
+        boxes_of(test, classifier.preprocessing),
+    )
+    return check_parity(classifier, path, files, label_map=inputs.label_map, boxes=boxes)
 
 
 def model_card(inputs: Inputs, tables: Tables, outputs: Outputs, files: FilesResource) -> dg.MaterializeResult[Any]:
     from platform_assets.components.card_facts import model_card_facts
-    from platform_assets.vision.cards import model_card as write_card
+    from platform_assets.vision.model_card import model_card as write_card
 
     row = read_champion(inputs.spec, tables)
     text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row))

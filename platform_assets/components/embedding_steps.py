@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from platform_assets.vision.recipes import ResolvedTrial
 
 EMBEDDINGS = (
-    "One vector per image for every frozen backbone and preprocessing that the probes use, cached by image bytes, weights, "
-    "preprocessing and engine: shared by all seeds and heads, and one changed image embeds one image."
+    "One vector per image for every frozen backbone and preprocessing that the probes use, cached by image bytes (and box, "
+    "where models see that alone), weights, preprocessing and engine: shared by all seeds and heads, and one changed image "
+    "embeds one image."
 )
 
 MAPPED_IMAGES = 2000
@@ -79,6 +80,10 @@ def embeddings(
             for frozen in frozen_backbones(inputs)
         ]
     frame = pl.DataFrame([row.model_dump() for row in rows])
+    maps = {
+        f"map_{row.backbone}_{row.features}_{row.image_size_px}px": _map(inputs, cache, row, frozen.preprocessing)
+        for row, frozen in zip(rows, frozen_backbones(inputs), strict=True)
+    }
     tables.write([*inputs.spec.key, "embeddings"], frame)
     return dg.MaterializeResult(
         data_version=data_version(inputs.records_version, *(row.key.folder for row in rows)),
@@ -86,18 +91,20 @@ def embeddings(
             "backbones": show.table(frame),
             "dagster/row_count": int(frame["images"].sum()),
             "embedded_now": int(frame["embedded_now"].sum()),
-            **{f"map_{row.backbone}_{row.features}_{row.image_size_px}px": _map(inputs, cache, row) for row in rows},
+            **maps,
         },
     )
 
 
-def _map(inputs: Inputs, cache: EmbeddingCache, row: Embedded) -> dg.MarkdownMetadataValue:
+def _map(
+    inputs: Inputs, cache: EmbeddingCache, row: Embedded, preprocessing: Preprocessing
+) -> dg.MarkdownMetadataValue:
     """Where the classes lie, from a sample that is stable by hash."""
     from platform_assets.vision.plots import embedding_map
 
     sample = inputs.records.sort("image_id").head(MAPPED_IMAGES)
-    vectors = cache.lookup(row.key, list(sample["image_id"]))
-    return show.picture(embedding_map(vectors["vector"].to_numpy(), list(sample["label"])))
+    mapped = sample.join(held_vectors(inputs, cache, row, preprocessing), on="image_id", maintain_order="left")
+    return show.picture(embedding_map(mapped["vector"].to_numpy(), list(mapped["label"])))
 
 
 class Frozen(BaseModel):
@@ -144,7 +151,17 @@ def vectors_of(tables: Tables, cache: EmbeddingCache, inputs: Inputs, trial: Res
             f"{asset}: no vectors of {trial.backbone} ({trial.features}) at {trial.preprocessing.image_size_px} px; "
             "the YAML changed since, materialize it again"
         )
-    return cache.lookup(row.key, list(inputs.records["image_id"]))
+    return held_vectors(inputs, cache, row, frozen.preprocessing)
+
+
+def held_vectors(inputs: Inputs, cache: EmbeddingCache, row: Embedded, preprocessing: Preprocessing) -> pl.DataFrame:
+    """image_id and vector of the records that the cache has one of, by the box that they have now."""
+    import polars as pl
+
+    ids = crop_ids(inputs, preprocessing)
+    names = pl.DataFrame({"image_id": list(ids), "crop_id": list(ids.values())})
+    held = cache.lookup(row.key, list(ids.values())).rename({"image_id": "crop_id"})
+    return names.join(held, on="crop_id", how="inner", maintain_order="left").drop("crop_id")
 
 
 def embed_all(
@@ -158,6 +175,7 @@ def embed_all(
     log: Callable[[str], None],
 ) -> Embedded:
     """One backbone over all records. When an earlier row's vectors are all cached, no engine is built."""
+    from platform_assets.vision.cropping import boxes_by_image
     from platform_assets.vision.embedding import embed_batches
     from platform_assets.vision.engines import choose_engine
     from platform_assets.vision.weights import load_backbone, weights_sha256
@@ -166,27 +184,47 @@ def embed_all(
     backbone = load_backbone(frozen.backbone, pretrained=True, features=frozen.features)
     weights = weights_sha256(backbone)
     what = f"{frozen.backbone} ({frozen.features}) at {frozen.preprocessing.image_size_px} px"
+    ids = crop_ids(inputs, frozen.preprocessing)
     row = next((row for row in known if frozen.made(row) and row.weights_sha256 == weights), None)
-    if row and engine in ("auto", row.engine) and not missing_images(inputs, cache, row):
+    if row and engine in ("auto", row.engine) and not missing_images(inputs, cache, row, ids):
         log(f"{what}: all {inputs.records.height:,} vectors are cached, none is computed")
         return row.model_copy(update={"images": inputs.records.height, "embedded_now": 0})
     choice = choose_engine(backbone, frozen.preprocessing, device, engine=engine)
     row = _row(frozen, weights, choice)
-    images = missing_images(inputs, cache, row)
+    images = missing_images(inputs, cache, row, ids)
     log(f"{what}: {len(images):,} of {inputs.records.height:,} images to embed with {row.engine}, parity passed")
     progress = show.every_two_seconds(log, f"{what}: embedding")
     if images:
-        frames = embed_batches(images, frozen.preprocessing, choice.engine)
-        cache.add_all(row.key, _counted(frames, len(images), progress))
+        boxes = boxes_by_image(inputs.records, frozen.preprocessing)
+        frames = embed_batches(images, frozen.preprocessing, choice.engine, boxes=boxes)
+        cache.add_all(row.key, _named(_counted(frames, len(images), progress), ids))
     seconds = time.monotonic() - started
     return row.model_copy(update={"images": inputs.records.height, "embedded_now": len(images), "seconds": seconds})
 
 
-def missing_images(inputs: Inputs, cache: EmbeddingCache, row: Embedded) -> list[tuple[str, Callable[[], bytes]]]:
-    """Id and loader of every image that the cache has no vector of."""
-    cached = set(cache.lookup(row.key, list(inputs.records["image_id"]))["image_id"])
+def crop_ids(inputs: Inputs, preprocessing: Preprocessing) -> dict[str, str]:
+    """Image id to the id that the cache knows its vector by: the same for whole pictures, another for every box."""
+    from platform_assets.vision.cropping import boxes_by_image, crop_id
+
+    boxes = boxes_by_image(inputs.records, preprocessing) or {}
+    return {image_id: crop_id(image_id, boxes.get(image_id)) for image_id in inputs.records["image_id"]}
+
+
+def missing_images(
+    inputs: Inputs, cache: EmbeddingCache, row: Embedded, ids: dict[str, str]
+) -> list[tuple[str, Callable[[], bytes]]]:
+    """Id and loader of every image that the cache has no vector of; `ids` are those of `crop_ids`."""
+    cached = set(cache.lookup(row.key, list(ids.values()))["image_id"])
     rows = inputs.records.select("image_id", "path").rows()
-    return [(image_id, (inputs.root / path).read_bytes) for image_id, path in rows if image_id not in cached]
+    return [(image_id, (inputs.root / path).read_bytes) for image_id, path in rows if ids[image_id] not in cached]
+
+
+def _named(frames: Iterator[pl.DataFrame], ids: dict[str, str]) -> Iterator[pl.DataFrame]:
+    """The frames as the cache keeps them, by crop id."""
+    import polars as pl
+
+    for frame in frames:
+        yield frame.with_columns(pl.col("image_id").replace_strict(ids, return_dtype=pl.String))
 
 
 def _counted(

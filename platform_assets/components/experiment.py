@@ -27,7 +27,7 @@ from platform_assets.resources import (
 )
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.preprocessing import Resize
-from platform_assets.vision.recipes import ImageSizePx, MetricName, Seeds, Variant, VariantName, trial_key
+from platform_assets.vision.recipes import CropToBox, ImageSizePx, MetricName, Seeds, Variant, VariantName, trial_key
 
 POOL = "accelerator"
 
@@ -44,9 +44,13 @@ class ExperimentSpec(BaseModel):
     name: str = Field(pattern=SLUG)
     dataset: str = Field(description="name of a VisionDataset of this project")
     description: str
+    target: str = Field(
+        "label", description="the column of records that is predicted: label, coarse_label or an extra one"
+    )
     metric: MetricName = "macro_f1"
     image_size_px: ImageSizePx | None = Field(None, description="the backbone's native size unless set")
     resize: Resize = "squash"
+    crop_to_box: CropToBox | None = Field(None, description="what all models see is the annotated box of each image")
     seeds: Seeds = (0,)
     resample: bool = Field(
         False, description="each seed draws its own split by the dataset's rule, instead of sharing one"
@@ -253,7 +257,7 @@ def _exports(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefin
 
 
 def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps, code = ["champion", "exports", "leaderboard"], ["vision.cards"]
+    deps, code = ["champion", "exports", "leaderboard"], ["vision.model_card"]
     asset = _spec(spec, "model_card", delivery_steps.MODEL_CARD, deps, kinds={"markdown"}, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "model_card"), specs=[asset], backfill_policy=SINGLE_RUN)

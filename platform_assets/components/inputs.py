@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platform_assets.components.dataset_steps import read_label_map
+from platform_assets.components.records_steps import read_label_map
+from platform_assets.vision.cropping import require_boxes
 from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.sources import source_root
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.label_map import LabelMap
+
+NO_TARGETS = ("image_id", "path", "split", "group", "mode", "format", "phash", "mask")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Inputs:
             label_map_checksum=self.label_map.checksum,
             image_size_px=self.spec.image_size_px,
             resize=self.spec.resize,
+            crop_to_box=self.spec.crop_to_box,
             resample=self.spec.resample,
         )
 
@@ -56,15 +59,46 @@ class Inputs:
         return assign_splits(self.records, self.dataset.split, seed=trial.split_seed)
 
 
+class BadTarget(ValueError):
+    """An experiment predicts a column that its dataset does not have for every image."""
+
+
+def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tuple[pl.DataFrame, LabelMap]:
+    """The records with `target` as their label, and its label map: the dataset's own, or its names by code point.
+
+    Raises BadTarget.
+    """
+    import polars as pl
+
+    from platform_assets.vision.label_map import LabelMap
+
+    if target == "label":
+        return records, label_map
+    texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in NO_TARGETS]
+    if target not in texts:
+        raise BadTarget(f"target {target!r} is no column of labels; the records have {', '.join(texts)}")
+    if missing := records[target].null_count():
+        first = records.filter(pl.col(target).is_null())["path"][0]
+        raise BadTarget(
+            f"target {target!r} is empty for {missing} of {records.height} images, the first is {first}; fill it in"
+        )
+    return records.with_columns(label=pl.col(target)), LabelMap.from_labels(records[target])
+
+
 def open_inputs(spec: ExperimentSpec, dataset: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Inputs:
     """Read the current version of the dataset, or of its tiny subset."""
     tiny = spec.subset == "tiny"
     name = "tiny_subset" if tiny else "records"
+    records, label_map = with_target(
+        tables.read([dataset.name, name]), read_label_map(tables, dataset.name), spec.target
+    )
+    if spec.crop_to_box is not None:
+        require_boxes(records, "/".join(spec.key))
     return Inputs(
         spec=spec,
         dataset=dataset,
-        records=tables.read([dataset.name, name]),
+        records=records,
         records_version=f"{tables.current_version([dataset.name, 'records'])}{'-tiny' if tiny else ''}",
-        label_map=read_label_map(tables, dataset.name),
-        root=files.tiny_subset(dataset.name) if tiny else source_root(dataset.source, Path(files.root)),
+        label_map=label_map,
+        root=files.tiny_subset(dataset.name) if tiny else files.source_root(dataset.source),
     )

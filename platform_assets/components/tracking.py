@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -22,17 +22,17 @@ def begin(desk: Desk, trial: ResolvedTrial) -> None:
     _record_unfinished(desk, trial, "RUNNING")
 
 
-@contextmanager
-def ended_as_it_ends(desk: Desk, trial: ResolvedTrial) -> Iterator[None]:
-    """A trial that fails, or is stopped, is so in MLflow too."""
-    try:
-        yield
-    except dg.DagsterExecutionInterruptedError:
-        _record_unfinished(desk, trial, "KILLED")
-        raise
-    except Exception:
-        _record_unfinished(desk, trial, "FAILED")
-        raise
+def ended_as_it_ends(desk: Desk, trial: ResolvedTrial) -> ExitStack:
+    """A context: a trial that fails in it, or is stopped, is so in MLflow too."""
+
+    def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            stopped = isinstance(error, dg.DagsterExecutionInterruptedError)
+            _record_unfinished(desk, trial, "KILLED" if stopped else "FAILED")
+
+    context = ExitStack()
+    context.push(end)
+    return context
 
 
 def _record_unfinished(desk: Desk, trial: ResolvedTrial, status: Literal["RUNNING", "FAILED", "KILLED"]) -> None:

@@ -6,10 +6,12 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from platform_assets.components import dataset_steps as steps
+from platform_assets.components import description_steps, records_steps, source_steps
 from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
+from platform_assets.vision.dataset_facts import ResponsibleAI
+from platform_assets.vision.licences import Licence, StatedLicence
 from platform_assets.vision.source_kinds import SourceSpec
 from platform_assets.vision.splits import SplitRule
 
@@ -21,8 +23,13 @@ class VisionDatasetSpec(BaseModel):
 
     name: str = Field(pattern=SLUG)
     description: str = Field(description="one sentence: what the pictures show and what the label says")
-    licence: str | None = Field(None, description="SPDX id or name of the data's licence")
+    licence: StatedLicence = Field(
+        Licence(), description="SPDX id of the data's licence; for any other its id, source and approved_by"
+    )
     citation: str | None = Field(None, description="where the data comes from")
+    responsible_ai: ResponsibleAI = Field(
+        ResponsibleAI(), description="what the data card says in the terms of Croissant RAI"
+    )
     source: SourceSpec
     split: SplitRule
     leaks: Literal["fail", "drop"] = Field("fail", description="what happens to bytes that official parts share")
@@ -51,7 +58,7 @@ class VisionDataset(dg.Component):
         spec = self.spec
         return dg.Definitions(
             assets=[_source(spec), _records(spec), _tiny_subset(spec), _profile(spec), _data_card(spec)],
-            asset_checks=[steps.tiny_check(spec)],
+            asset_checks=[description_steps.tiny_check(spec)],
             sensors=[new_dataset_version(spec)],
         )
 
@@ -69,66 +76,68 @@ def _spec(dataset: VisionDatasetSpec, name: str, description: str, deps: list[st
 
 def _source(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     text = f"{dataset.description} The raw files as they are outside; the data version is the hash of their content."
-    spec = _spec(dataset, "source", text, [], kinds={dataset.source.kind}, code=steps.source_code(dataset))
+    spec = _spec(dataset, "source", text, [], kinds={dataset.source.kind}, code=source_steps.source_code(dataset))
 
     @dg.multi_asset(name=f"{dataset.name}__source", specs=[spec], backfill_policy=SINGLE_RUN)
     def source(
         context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource
     ) -> dg.MaterializeResult[Any]:
-        return steps.source(context, dataset, tables.open(), files.root)
+        return source_steps.source(context, dataset, tables.open(), files)
 
     return source
 
 
 def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    code = steps.records_code(dataset)
+    code = records_steps.records_code(dataset)
     specs = [
-        _spec(dataset, "records", steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
-        _spec(dataset, "rejected", steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),
-        _spec(dataset, "label_map", steps.LABEL_MAP, ["source"], kinds={"parquet"}, code=code),
+        _spec(dataset, "records", records_steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
+        _spec(dataset, "rejected", records_steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),
+        _spec(dataset, "label_map", records_steps.LABEL_MAP, ["source"], kinds={"parquet"}, code=code),
     ]
 
     @dg.multi_asset(
         name=f"{dataset.name}__records",
         specs=specs,
-        check_specs=steps.record_checks(dataset.name),
+        check_specs=records_steps.record_checks(dataset.name),
         backfill_policy=SINGLE_RUN,
     )
     def records(
         context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        yield from steps.records(context, dataset, tables.open(), files.root)
+        yield from records_steps.records(context, dataset, tables.open(), files)
 
     return records
 
 
 def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    spec = _spec(dataset, "tiny_subset", steps.TINY, ["records"], kinds={"folder"}, code=["vision.tiny"])
+    spec = _spec(dataset, "tiny_subset", description_steps.TINY, ["records"], kinds={"folder"}, code=["vision.tiny"])
 
     @dg.multi_asset(name=f"{dataset.name}__tiny_subset", specs=[spec], backfill_policy=SINGLE_RUN)
     def tiny_subset(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
-        return steps.tiny_subset(dataset, tables.open(), files)
+        return description_steps.tiny_subset(dataset, tables.open(), files)
 
     return tiny_subset
 
 
 def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     deps = ["records", "rejected", "label_map"]
-    spec = _spec(dataset, "profile", steps.PROFILE, deps, kinds={"polars", "matplotlib"}, code=["vision.profile"])
+    spec = _spec(
+        dataset, "profile", description_steps.PROFILE, deps, kinds={"polars", "matplotlib"}, code=["vision.profile"]
+    )
 
     @dg.multi_asset(name=f"{dataset.name}__profile", specs=[spec], backfill_policy=SINGLE_RUN)
     def profile(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
-        return steps.profile(dataset, tables.open(), files.root)
+        return description_steps.profile(dataset, tables.open(), files)
 
     return profile
 
 
 def _data_card(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     deps = ["records", "rejected", "label_map", "profile"]
-    spec = _spec(dataset, "data_card", steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.cards"])
+    spec = _spec(dataset, "data_card", description_steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.data_card"])
 
     @dg.multi_asset(name=f"{dataset.name}__data_card", specs=[spec], backfill_policy=SINGLE_RUN)
     def data_card(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
-        return steps.data_card(dataset, tables.open(), files)
+        return description_steps.data_card(dataset, tables.open(), files)
 
     return data_card

@@ -1,4 +1,4 @@
-"""The cache of embeddings: a vector is computed once per image, backbone weights, preprocessing and engine."""
+"""The cache of embeddings: a vector is computed once per image or crop, backbone weights, preprocessing and engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DamagedEmbeddings(ValueError):
 
 
 class EmbeddingKey(BaseModel):
-    """All that a vector depends on besides the image's bytes; `feature_dim` follows from the backbone."""
+    """All that a vector depends on besides the image's bytes and box; `feature_dim` follows from the backbone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,8 +47,9 @@ class EmbeddingKey(BaseModel):
 class EmbeddingCache:
     """Vectors under `{cache}/embeddings/{key.folder}/part-{content hash}.parquet`, float32, never changed once written.
 
-    A part appears whole or not at all, so any number of writers may add at once; where two wrote the same image, the
-    part that is first by name is read.
+    `image_id` is what names the pixels: the SHA-256 of the image's bytes, or of these and the box that was cut out (see
+    vision/cropping.py). A part appears whole or not at all, so any number of writers may add at once; where two wrote the
+    same image, the part that is first by name is read.
     """
 
     def __init__(self, cache: Path) -> None:

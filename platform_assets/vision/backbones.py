@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from platform_assets.vision.preprocessing import Interpolation, Preprocessing, Resize
+from platform_assets.vision.preprocessing import Preprocessing, Resize
+from platform_assets.vision.resampling import Interpolation
 
 Features = Literal["pooled", "stages"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -54,7 +55,9 @@ class Backbone(BaseModel):
             raise ValueError(f"backbone {self.name!r} has no features of stages; use features: pooled")
         return self.stages_dim
 
-    def preprocessing(self, *, image_size_px: int | None = None, resize: Resize = "squash") -> Preprocessing:
+    def preprocessing(
+        self, *, image_size_px: int | None = None, resize: Resize = "squash", box_margin: float | None = None
+    ) -> Preprocessing:
         """The pixels this backbone was trained on; `squash` keeps the whole picture, so no crop is applied to it."""
         return Preprocessing(
             image_size_px=image_size_px or self.image_size_px,
@@ -63,6 +66,7 @@ class Backbone(BaseModel):
             interpolation=self.interpolation,
             mean=self.mean,
             std=self.std,
+            box_margin=box_margin,
         )
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage, decode_rgb
-from platform_assets.vision.preprocessing import Preprocessing, to_pixels
+from platform_assets.vision.boxes import Box
+from platform_assets.vision.cropping import BadBox
+from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage
+from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 from platform_assets.vision.recipes import Augmentation
 
 # First words of the two families of random streams, so that no image's stream is an epoch's order.
@@ -60,21 +62,22 @@ def load_images(
     paths: Sequence[Path],
     preprocessing: Preprocessing,
     *,
+    boxes: Sequence[Box] | None = None,
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
     on_image: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode and resize to images_nchw, in the order of `paths`. `on_image` hears how many are done.
 
-    Raises ImagesDoNotFit before reading when they would take more than 60 % of the memory, and UnreadableImage with
-    the path.
+    `boxes`, one a path, are needed where the preprocessing has a `box_margin`. Raises ImagesDoNotFit before reading when
+    they would take more than 60 % of the memory, and UnreadableImage and BadBox with the path.
     """
     side = preprocessing.image_size_px
-    _require_memory(len(paths), side)
+    require_memory(len(paths), side)
     images_nchw = np.empty((len(paths), 3, side, side), dtype=np.uint8)
 
     def load(row: int) -> None:
-        images_nchw[row] = _load(paths[row], preprocessing, max_pixels)
+        images_nchw[row] = _load(paths[row], preprocessing, boxes[row] if boxes else None, max_pixels)
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(load, range(len(paths))), start=1):
@@ -83,15 +86,18 @@ def load_images(
     return images_nchw
 
 
-def _load(path: Path, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+def _load(path: Path, preprocessing: Preprocessing, box: Box | None, max_pixels: int) -> NDArray[np.uint8]:
     try:
-        return to_pixels(decode_rgb(path.read_bytes(), max_pixels=max_pixels), preprocessing)
+        return pixels_of_file(path.read_bytes(), preprocessing, box, max_pixels=max_pixels)
+    except BadBox as error:
+        raise BadBox(f"{path}: {error}") from error
     except UnreadableImage as error:
         error.add_note(f"in {path}; it was readable when the records were made, materialize them again")
         raise
 
 
-def _require_memory(images: int, side: int) -> None:
+def require_memory(images: int, side: int) -> None:
+    """Raises ImagesDoNotFit when the decoded images would take more than 60 % of the memory."""
     needed = images * 3 * side * side
     limit = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY_SHARE)
     if needed > limit:

@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zlib
+from array import array
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from platform_assets.vision.cropping import BoxCrop
 
 MAX_PIXELS = 50_000_000
 
@@ -64,6 +67,10 @@ _PILLOW_ERRORS = (
     MemoryError,
 )
 
+_TURNED = (2, 3, 4, 5, 6, 7, 8)
+_LEVELS = np.arange(256) / 255
+_LEVELS_SQUARED = _LEVELS**2
+
 # Pillow warns at 89 megapixels; the limit here is `max_pixels`, and it refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 Image.init()  # before threads do it, all at once
@@ -91,35 +98,56 @@ class ImageFacts:
     pixel_std: tuple[float, float, float]
 
 
-def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The first picture of the file as RGB [height, width, 3], upright by its EXIF orientation.
+def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | None = None) -> NDArray[np.uint8]:
+    """The first picture of the file, or its crop, as RGB [height, width, 3], upright by its EXIF orientation.
 
     Grey and palette become RGB, transparency lies on white, 16-bit grey is scaled to 8 (16-bit colour keeps its high
     byte). The real format counts, not a file name. The size is read and judged before pixels are decoded.
-    Raises UnreadableImage.
+    Raises UnreadableImage, and BadBox when the crop misses the picture.
     """
-    return _decode(data, max_pixels)[0]
+    decoded = _decode(data, max_pixels, "RGB")
+    pixels_hwc = np.asarray(decoded.pixels)
+    if crop is not None:
+        # Before the picture is turned: boxes are in pixels of the file as stored.
+        pixels_hwc = pixels_hwc[crop.window(pixels_hwc.shape[1], pixels_hwc.shape[0])]
+    return _upright(pixels_hwc, decoded.orientation)
 
 
 def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """Facts from a full decode. The perceptual hash is imagehash's phash (DCT, 64 bits). Raises UnreadableImage."""
-    import imagehash
+    from platform_assets.vision.perceptual_hash import phash
 
-    pixels_hwc, mode, kind = _decode(data, max_pixels)
-    picture = Image.fromarray(pixels_hwc)
+    # Four bytes a pixel are how Pillow keeps RGB: it reads them where they lie.
+    decoded = _decode(data, max_pixels, "RGBX")
+    picture = decoded.pixels
+    if not isinstance(picture, Image.Image):
+        picture = Image.frombuffer("RGBX", (picture.shape[1], picture.shape[0]), picture, "raw", "RGBX", 0, 1)
+    grey = picture.convert("L")
+    if decoded.orientation in _TURNED:
+        grey = Image.fromarray(_upright(np.asarray(grey), decoded.orientation))
     mean, std = _mean_and_std(picture)
     return ImageFacts(
-        width=picture.width,
-        height=picture.height,
-        mode=mode,
-        format=kind,
-        phash=str(imagehash.phash(picture)),
+        width=grey.width,
+        height=grey.height,
+        mode=decoded.mode,
+        format=decoded.format,
+        phash=phash(grey),
         pixel_mean=mean,
         pixel_std=std,
     )
 
 
-def _decode(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], str, str]:
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Pixels as stored, not yet upright: libjpeg-turbo's array, or Pillow's RGB picture."""
+
+    pixels: NDArray[np.uint8] | Image.Image
+    mode: str
+    format: str
+    orientation: object
+
+
+def _decode(data: bytes, max_pixels: int, jpeg_as: Literal["RGB", "RGBX"]) -> _Decoded:
     if not data:
         raise UnreadableImage("empty_file", "0 bytes")
     try:
@@ -130,10 +158,8 @@ def _decode(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], str, str]:
                 raise UnreadableImage(
                     "too_many_pixels", f"{width} x {height} is over the limit of {max_pixels:,} pixels"
                 )
-            pixels_hwc = _jpeg_pixels(data, image) if kind in ("JPEG", "MPO") else None
-            if pixels_hwc is None:
-                pixels_hwc = np.asarray(_as_rgb(image))
-            return _upright(pixels_hwc, image.getexif().get(0x0112, 1)), mode, kind
+            pixels = _jpeg_pixels(data, image, jpeg_as) if kind in ("JPEG", "MPO") else None
+            return _Decoded(_as_rgb(image) if pixels is None else pixels, mode, kind, image.getexif().get(0x0112, 1))
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -159,8 +185,8 @@ def _open(data: bytes) -> Image.Image:
         raise UnreadableImage("not_an_image", f"starts with {data[:8]!r}") from error
 
 
-def _jpeg_pixels(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
-    """RGB by libjpeg-turbo directly, or None where Pillow shall decide.
+def _jpeg_pixels(data: bytes, image: Image.Image, colours: Literal["RGB", "RGBX"]) -> NDArray[np.uint8] | None:
+    """Pixels by libjpeg-turbo directly, or None where Pillow shall decide.
 
     2026-11: the same pixels as Pillow's, bit for bit (grey, RGB, YCbCr, progressive, every subsampling), 1.3 times as
     fast; CMYK differs. It also reports most damage to the entropy data, which Pillow decodes to garbage without a word.
@@ -168,7 +194,7 @@ def _jpeg_pixels(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
     if image.mode not in ("RGB", "L"):
         return None
     try:
-        pixels_hwc: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        pixels_hwc: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace=colours, strict=True)
     except ValueError as error:
         if "Corrupt JPEG data" in str(error) and "extraneous bytes" not in str(error):
             raise UnreadableImage("corrupt", str(error)) from error
@@ -191,21 +217,22 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright(pixels_hwc: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
-    """Undoes the EXIF orientation (tag 0x0112, values 2 to 8); any other value means as stored."""
+def _upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
+    """Undoes the EXIF orientation (tag 0x0112, values 2 to 8) of [height, width, ...]; any other means as stored."""
     if orientation in (5, 6, 7, 8):
-        pixels_hwc = pixels_hwc.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
-        pixels_hwc = pixels_hwc[:, ::-1]
+        pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        pixels_hwc = pixels_hwc[::-1]
-    return np.ascontiguousarray(pixels_hwc)
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _mean_and_std(picture: Image.Image) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Exact, from the histogram: ten times as fast as numpy on the pixels."""
-    counts = np.array(picture.histogram(), dtype=np.float64).reshape(3, 256) / (picture.width * picture.height)
-    levels = np.arange(256) / 255
-    mean = counts @ levels
-    std = np.sqrt(np.maximum(counts @ levels**2 - mean**2, 0))
+    """Exact, from the histograms of the first three bands: ten times as fast as numpy on the pixels."""
+    # An array first: numpy takes 0.4 of the time that it takes from the list.
+    histogram = np.frombuffer(array("I", picture.histogram()), dtype=np.uint32)[:768].reshape(3, 256)
+    counts = histogram / (picture.width * picture.height)
+    mean = counts @ _LEVELS
+    std = np.sqrt(np.maximum(counts @ _LEVELS_SQUARED - mean**2, 0))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -12,9 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage, decode_rgb
+from platform_assets.vision.boxes import Box
+from platform_assets.vision.cropping import BadBox
+from platform_assets.vision.decoding import UnreadableImage
 from platform_assets.vision.engines import Engine
-from platform_assets.vision.preprocessing import Preprocessing, to_pixels
+from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 
 ImageLoader = Callable[[], bytes]
 IdAndPixels = tuple[str, NDArray[np.uint8]]
@@ -32,17 +34,18 @@ def embed(
     preprocessing: Preprocessing,
     engine: Engine,
     *,
+    boxes: Mapping[str, Box] | None = None,
     threads: int = 2,
-    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int], None] | None = None,
 ) -> pl.DataFrame:
     """One row per image id, in the order given: image_id, vector Array(f32, d). At least one image is needed.
 
-    `images` are (image_id, loader of its bytes); `on_progress` gets the number of images done. Raises ImageNotEmbedded.
+    `images` are (image_id, loader of its bytes); `boxes`, by image id, are needed where the preprocessing has a
+    `box_margin`; `on_progress` gets the number of images done. Raises ImageNotEmbedded, MissingBox.
     """
     frames = []
     done = 0
-    for frame in embed_batches(images, preprocessing, engine, threads=threads, max_pixels=max_pixels):
+    for frame in embed_batches(images, preprocessing, engine, boxes=boxes, threads=threads):
         frames.append(frame)
         done += frame.height
         if on_progress is not None:
@@ -55,13 +58,13 @@ def embed_batches(
     preprocessing: Preprocessing,
     engine: Engine,
     *,
+    boxes: Mapping[str, Box] | None = None,
     threads: int = 2,
-    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[pl.DataFrame]:
     """As `embed`, one frame per batch of the engine, so that a caller can keep what is done when it is stopped."""
 
     def pixels_of(image_id: str, load: ImageLoader) -> IdAndPixels:
-        return image_id, _pixels(image_id, load, preprocessing, max_pixels)
+        return image_id, _pixels(image_id, load, preprocessing, boxes.get(image_id) if boxes else None)
 
     ahead = BATCHES_AHEAD * engine.batch_size
     decoded = _in_threads(pixels_of, _without_repeats(images), threads=threads, ahead=ahead)
@@ -82,14 +85,14 @@ def vectors_frame(image_ids: list[str], features_bd: NDArray[np.float32]) -> pl.
     return pl.DataFrame([pl.Series("image_id", image_ids, dtype=pl.String), vectors])
 
 
-def _pixels(image_id: str, load: ImageLoader, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+def _pixels(image_id: str, load: ImageLoader, preprocessing: Preprocessing, box: Box | None) -> NDArray[np.uint8]:
     data = load()
     found = hashlib.sha256(data).hexdigest()
     if found != image_id:
         raise ImageNotEmbedded(f"image {image_id}: its file now has SHA-256 {found}; scan the source again")
     try:
-        return to_pixels(decode_rgb(data, max_pixels=max_pixels), preprocessing)
-    except UnreadableImage as error:
+        return pixels_of_file(data, preprocessing, box)
+    except (UnreadableImage, BadBox) as error:
         raise ImageNotEmbedded(f"image {image_id}: {error}; scan the source again") from error
 
 

@@ -20,6 +20,7 @@ from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.onnx_classifier import OnnxClassifier, pixels_of_files
 
 if TYPE_CHECKING:
+    from platform_assets.vision.boxes import Box
     from platform_assets.vision.models import Classifier
 
 # The lowest opset that torch's exporter writes without converting, so that old runtimes read the file too.
@@ -142,10 +143,12 @@ def check_parity(
     images: Sequence[bytes],
     *,
     label_map: LabelMap,
-    tolerance: float = PARITY_TOLERANCE,
+    boxes: Sequence[Box] | None = None,
     batch_size: int = 32,
 ) -> ParityReport:
     """Run both on image files as on disk: torch float32 with its own preprocessing, the export with its recorded one.
+
+    `boxes`, one an image, are for a classifier that sees the annotated box only.
 
     Raises ExportError with fewer than two images or a logit that is not finite, LabelMapMismatch on another label map.
     """
@@ -154,13 +157,14 @@ def check_parity(
     exported = OnnxClassifier(path, expect_label_map=label_map)
     reference, found = [], []
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        reference.append(_torch_logits(classifier, pixels_of_files(batch, classifier.preprocessing)))
-        found.append(exported.logits_of_files(batch))
-    return _parity(path, np.concatenate(reference), np.concatenate(found), tolerance)
+        rows = slice(start, start + batch_size)
+        batch, their_boxes = images[rows], boxes and boxes[rows]
+        reference.append(_torch_logits(classifier, pixels_of_files(batch, classifier.preprocessing, their_boxes)))
+        found.append(exported.logits_of_files(batch, their_boxes))
+    return _parity(path, np.concatenate(reference), np.concatenate(found))
 
 
-def _parity(path: Path, reference: NDArray[np.float32], found: NDArray[np.float32], tolerance: float) -> ParityReport:
+def _parity(path: Path, reference: NDArray[np.float32], found: NDArray[np.float32]) -> ParityReport:
     for who, logits_nk in (("torch", reference), ("the exported file", found)):
         broken = int((~np.isfinite(logits_nk).all(axis=1)).sum())
         if broken:
@@ -174,7 +178,7 @@ def _parity(path: Path, reference: NDArray[np.float32], found: NDArray[np.float3
         mean_abs_diff=float(differences.mean()),
         top1_flips=int((reference.argmax(axis=1) != found.argmax(axis=1)).sum()),
         logit_range=float(np.ptp(reference, axis=0).max()),
-        tolerance=tolerance,
+        tolerance=PARITY_TOLERANCE,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +13,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from platform_assets.vision.datasets import LabelledImages, load_images
+from platform_assets.vision.cropping import boxes_of, crop_id
+from platform_assets.vision.datasets import LabelledImages, load_images, require_memory
 from platform_assets.vision.models import Classifier, build_classifier
 from platform_assets.vision.probe import Candidate, fit_probe
 from platform_assets.vision.training import train
 
 if TYPE_CHECKING:
+    from platform_assets.vision.boxes import Box
     from platform_assets.vision.devices import Device
     from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.pixel_cache import PixelCache
     from platform_assets.vision.preprocessing import Preprocessing
     from platform_assets.vision.recipes import ResolvedTrial
     from platform_assets.vision.splits import Part
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
 
 class MissingVectors(ValueError):
     """Images of a trial that have no embedding."""
+
+
+class ChangedImage(ValueError):
+    """A file whose bytes are not those that its record was made of."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +48,81 @@ class Fitted:
 
 
 class Pixels:
-    """The decoded images of one folder at one preprocessing; the last one asked for is kept for the next trial."""
+    """The decoded images of one folder at one preprocessing; the last one asked for is kept for the next trial.
 
-    def __init__(self, root: Path, *, on_image: Callable[[int, int], None] | None = None) -> None:
+    With a `cache` they are kept for the next process too: the same pixels, bit for bit.
+    """
+
+    def __init__(
+        self, root: Path, *, on_image: Callable[[int, int], None] | None = None, cache: PixelCache | None = None
+    ) -> None:
         self._root = root
         self._on_image = on_image
+        self._cache = cache
         self._held: tuple[tuple[str, ...], str, NDArray[np.uint8]] | None = None
 
     def of(self, records: pl.DataFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """images_nchw uint8 of these records, row by row."""
-        key = (tuple(records["image_id"]), preprocessing.preprocessing_id)
+        """images_nchw uint8 of these records, row by row.
+
+        Raises MissingBox when the preprocessing crops to boxes and, with a cache, ChangedImage.
+        """
+        boxes = boxes_of(records, preprocessing)
+        crops = zip(records["image_id"], boxes or repeat(None, records.height), strict=True)
+        key = (tuple(crop_id(image_id, box) for image_id, box in crops), preprocessing.preprocessing_id)
         if self._held is None or self._held[:2] != key:
-            paths, total = [self._root / path for path in records["path"]], records.height
-            report = self._on_image
-            images = load_images(paths, preprocessing, on_image=(lambda n: report(n, total)) if report else None)
+            if self._cache is None:
+                images = self._loaded(records, boxes, preprocessing, of=records.height)
+            else:
+                images = self._cached(self._cache, key[0], records, boxes, preprocessing)
             self._held = (*key, images)
         return self._held[2]
+
+    def _loaded(
+        self,
+        records: pl.DataFrame,
+        boxes: Sequence[Box] | None,
+        preprocessing: Preprocessing,
+        *,
+        of: int,
+        after: int = 0,
+    ) -> NDArray[np.uint8]:
+        """Decoded, as number `after` and following of all `of` images."""
+        report = self._on_image
+        heard = (lambda n: report(after + n, of)) if report else None
+        paths = [self._root / path for path in records["path"]]
+        return load_images(paths, preprocessing, boxes=boxes, on_image=heard)
+
+    def _cached(
+        self,
+        cache: PixelCache,
+        names: Sequence[str],
+        records: pl.DataFrame,
+        boxes: Sequence[Box] | None,
+        preprocessing: Preprocessing,
+    ) -> NDArray[np.uint8]:
+        require_memory(records.height, preprocessing.image_size_px)
+        done = 0
+
+        def load(rows: Sequence[int]) -> NDArray[np.uint8]:
+            nonlocal done
+            some, some_boxes = records[rows], [boxes[row] for row in rows] if boxes else None
+            for path, image_id in some.select("path", "image_id").iter_rows():
+                _require_unchanged(self._root / path, image_id)
+            images = self._loaded(some, some_boxes, preprocessing, of=records.height, after=done)
+            done += len(rows)
+            return images
+
+        return cache.images(names, preprocessing, load)
+
+
+def _require_unchanged(path: Path, image_id: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != image_id:
+        raise ChangedImage(
+            f"{path}: its SHA-256 is now {found[:12]}..., its record was made of {image_id[:12]}...; "
+            "materialize the records again"
+        )
 
 
 def part_labels(records: pl.DataFrame, part: Part, label_map: LabelMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -49,22 +49,23 @@ def decide(
     *,
     metric: str,
     value: float,
-    damaged: tuple[str, ...],
+    faults: tuple[str, ...],
     same_checkpoint: bool,
     comparison: Comparison | None,
 ) -> Decision:
-    """`value` is the challenger's metric on its report part, `damaged` what its files' manifest finds wrong.
+    """`value` is the challenger's metric on its report part, `faults` what bars it whatever its figures: damaged files, a
+    dataset without a known licence.
 
     `refused` when the challenger fails on its own, `kept` when the incumbent stays, `promoted` when the challenger may
     take the alias. A comparison on different images never promotes.
     """
-    faults = [f"damaged file: {problem}" for problem in damaged]
+    against = list(faults)
     if not value >= gate.minimum:
-        faults.append(f"{metric} {value:.4f} is below the minimum {gate.minimum:.4f}")
+        against.append(f"{metric} {value:.4f} is below the minimum {gate.minimum:.4f}")
     if comparison and comparison.challenger_ids != comparison.incumbent_ids:
-        faults.append("challenger and incumbent were evaluated on other images; evaluate both on the same")
-    if faults:
-        return Decision(verdict="refused", reasons=tuple(faults))
+        against.append("challenger and incumbent were evaluated on other images; evaluate both on the same")
+    if against:
+        return Decision(verdict="refused", reasons=tuple(against))
     if same_checkpoint:
         return Decision(verdict="kept", reasons=("the incumbent is this very checkpoint",))
     if comparison is None:

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from platform_assets.vision.formats.tables import ColumnRef, LabelBins, LabelNames, TableSource
+from platform_assets.vision.formats.tables import ColumnRef, LabelBins, LabelNames, Table
 from platform_assets.vision.label_map import UnknownLabel, normal_label
 from platform_assets.vision.sources import BadSource
 
 
-def label_reader(spec: TableSource, root: Path) -> tuple[tuple[str, ...] | None, Callable[[str], str]]:
+def label_reader(spec: Table, root: Path) -> tuple[tuple[str, ...] | None, Callable[[str], str]]:
     """The dataset's own class list, if it has one, and the function from a label cell to a class name.
 
     The function raises UnknownLabel.
@@ -29,6 +29,11 @@ def label_reader(spec: TableSource, root: Path) -> tuple[tuple[str, ...] | None,
         lookup = _lookup({name: name for name in spec.classes}, "classes")
         return spec.classes, lambda cell: lookup(normal_label(cell))
     return None, normal_label
+
+
+def name_reader(names: LabelNames | None, root: Path) -> Callable[[str], str]:
+    """The function from an id cell to its name, or to the name that the cell itself is; raises UnknownLabel."""
+    return normal_label if names is None else _lookup(_read_label_names(names, root), names.file)
 
 
 def table_rows(

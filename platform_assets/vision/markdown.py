@@ -19,15 +19,6 @@ def front_matter(facts: Mapping[str, Any]) -> str:
     return f"---\n{text}---"
 
 
-def licence_fields(licence: str | None) -> dict[str, str]:
-    """The Hub's fields for an SPDX id or the name of a licence; it knows most SPDX ids, in lower case."""
-    if licence is None:
-        return {"license": "unknown"}
-    if re.fullmatch(r"[A-Za-z0-9.+-]+", licence):
-        return {"license": licence.lower()}
-    return {"license": "other", "license_name": licence}
-
-
 def table(header: Sequence[str], rows: Sequence[Row], *, most: int = 200) -> str:
     """A Markdown table; beyond `most` rows it says how many are left out."""
     shown = [header, ["---"] * len(header), *(map(cell, row) for row in rows[:most])]

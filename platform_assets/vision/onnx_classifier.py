@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import cast
 
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from platform_assets.vision.decoding import MAX_PIXELS, decode_rgb
+from platform_assets.vision.boxes import Box
+from platform_assets.vision.cropping import BadBox
+from platform_assets.vision.decoding import MAX_PIXELS
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.preprocessing import Preprocessing, to_pixels
+from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 
 
 class OnnxFileError(ValueError):
@@ -67,15 +70,19 @@ class OnnxClassifier:
         """logits_bk of pixels that `preprocessing` gave."""
         return cast("NDArray[np.float32]", self._session.run(["logits"], {"images": images_bchw})[0])
 
-    def logits_of_files(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-        """logits_bk of image files as they are on disk; raises UnreadableImage on one that cannot be decoded."""
-        return self.logits(pixels_of_files(images, self.preprocessing, max_pixels=max_pixels))
+    def logits_of_files(
+        self, images: Sequence[bytes], boxes: Sequence[Box] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.float32]:
+        """logits_bk of image files as they are on disk; raises as `pixels_of_files`."""
+        return self.logits(pixels_of_files(images, self.preprocessing, boxes, max_pixels=max_pixels))
 
-    def predict(self, images: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Prediction]:
-        """One prediction per image file; raises UnreadableImage on one that cannot be decoded."""
+    def predict(
+        self, images: Sequence[bytes], boxes: Sequence[Box] | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> list[Prediction]:
+        """One prediction per image file; raises as `pixels_of_files`."""
         if not images:
             return []
-        logits_bk = self.logits_of_files(images, max_pixels=max_pixels).astype(np.float64)
+        logits_bk = self.logits_of_files(images, boxes, max_pixels=max_pixels).astype(np.float64)
         odds_bk = np.exp(logits_bk - logits_bk.max(axis=1, keepdims=True))
         return [self._prediction(row) for row in odds_bk / odds_bk.sum(axis=1, keepdims=True)]
 
@@ -108,7 +115,21 @@ def _recorded_facts(path: Path, recorded: dict[str, str]) -> tuple[LabelMap, Pre
 
 
 def pixels_of_files(
-    images: Sequence[bytes], preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+    images: Sequence[bytes],
+    preprocessing: Preprocessing,
+    boxes: Sequence[Box] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """images_bchw as a model takes them, from image files as they are on disk."""
-    return np.stack([to_pixels(decode_rgb(data, max_pixels=max_pixels), preprocessing) for data in images])
+    """images_bchw as a model takes them, from image files as they are on disk.
+
+    `boxes`, one an image in pixels of the stored file, are needed where the preprocessing has a `box_margin`.
+    Raises UnreadableImage, BadBox with the position of the image, and MissingBox.
+    """
+    pixels, their_boxes = [], boxes if boxes is not None else repeat(None, len(images))
+    for number, (data, box) in enumerate(zip(images, their_boxes, strict=True), 1):
+        try:
+            pixels.append(pixels_of_file(data, preprocessing, box, max_pixels=max_pixels))
+        except BadBox as error:
+            raise BadBox(f"image {number} of {len(images)}: {error}") from error
+    return np.stack(pixels)

@@ -1,23 +1,27 @@
-"""The step from a decoded photograph to the uint8 pixels that a model takes, as one hashable record."""
+"""The step from an image file to the uint8 pixels that a model takes, as one hashable record."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from platform_assets.vision.cropping import crop_of
+from platform_assets.vision.resampling import Interpolation, resized_window
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
-Interpolation = Literal["bilinear", "bicubic"]
+    from platform_assets.vision.boxes import Box
+
 Resize = Literal["squash", "shorter_side"]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 ChannelSpread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+BoxMargin = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 # Raise it when decoding or `to_pixels` gives other pixels for the same bytes: cached embeddings are then recomputed.
 PIXELS_REVISION = 1
@@ -28,7 +32,8 @@ class Preprocessing(BaseModel):
 
     `squash` resizes both sides to `image_size_px`, whatever the aspect ratio. `shorter_side` resizes the shorter side
     to `image_size_px / crop_fraction` and cuts the centre square, as timm evaluates. `mean` and `std` are RGB on the
-    0 to 1 scale; they are applied inside the model graph, never here.
+    0 to 1 scale; they are applied inside the model graph, never here. With `box_margin` the annotated box is cut out
+    first, grown on every side by that fraction of its longer side; None keeps the whole picture.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +44,7 @@ class Preprocessing(BaseModel):
     interpolation: Interpolation
     mean: tuple[Channel, Channel, Channel]
     std: tuple[ChannelSpread, ChannelSpread, ChannelSpread]
+    box_margin: BoxMargin | None = None
 
     @model_validator(mode="after")
     def _refuse_crop_of_a_squash(self) -> Self:
@@ -48,6 +54,14 @@ class Preprocessing(BaseModel):
             )
         return self
 
+    @model_serializer(mode="wrap")
+    def _leave_out_no_crop(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Whole pictures are written as before there were crops, so that hashes and ids stay."""
+        fields: dict[str, Any] = write(self)
+        if self.box_margin is None:
+            del fields["box_margin"]
+        return fields
+
     @property
     def preprocessing_id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON, part of the key of every cached embedding."""
@@ -56,30 +70,35 @@ class Preprocessing(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def pixels_of_file(
+    data: bytes, preprocessing: Preprocessing, box: Box | None = None, *, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
+    """pixels_chw of an image file as it is on disk: for training, embedding, export and serving alike.
+
+    `box` is in pixels of the file as stored; it counts when the preprocessing has a `box_margin`, and must then be given.
+    Raises UnreadableImage, BadBox, MissingBox.
+    """
+    from platform_assets.vision.decoding import MAX_PIXELS, decode_rgb
+
+    crop = crop_of(preprocessing, box)
+    return to_pixels(decode_rgb(data, max_pixels=max_pixels or MAX_PIXELS, crop=crop), preprocessing)
+
+
 def to_pixels(image_hwc_u8: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Resize a decoded RGB image, antialiased, to contiguous pixels_chw uint8 of `image_size_px` squared."""
     import numpy as np
-    from PIL import Image
 
     if image_hwc_u8.ndim != 3 or image_hwc_u8.shape[2] != 3 or image_hwc_u8.dtype != np.uint8:
         raise ValueError(
             f"image of shape {image_hwc_u8.shape} and type {image_hwc_u8.dtype}: uint8 RGB [height, width, 3] is needed"
         )
-    image = _resized(Image.fromarray(image_hwc_u8), preprocessing)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    from PIL import Image
-
-    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    height, width, _ = image_hwc_u8.shape
     side = preprocessing.image_size_px
-    if preprocessing.resize == "squash":
-        return image.resize((side, side), resample)
-    shorter = math.floor(side / preprocessing.crop_fraction)
-    width, height = _scaled_size(image.width, image.height, shorter)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return image.resize((width, height), resample).crop((left, top, left + side, top + side))
+    size, (left, top) = (side, side), (0, 0)
+    if preprocessing.resize == "shorter_side":
+        size = _scaled_size(width, height, math.floor(side / preprocessing.crop_fraction))
+        left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    return resized_window(image_hwc_u8, size, (left, top, left + side, top + side), preprocessing.interpolation)
 
 
 def _scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from platform_assets.vision.backbones import Features, get_backbone
-from platform_assets.vision.preprocessing import Preprocessing, Resize
+from platform_assets.vision.preprocessing import BoxMargin, Preprocessing, Resize
 
 Mode = Literal["scratch", "linear_probe", "finetune"]
 MetricName = Literal["top1", "macro_f1", "balanced_accuracy"]
@@ -130,6 +130,12 @@ def _refuse_other_modes_options(variant: Variant) -> None:
         )
 
 
+class CropToBox(Recipe):
+    """The model sees the annotated box of each image, grown on every side by `margin` of its longer side."""
+
+    margin: BoxMargin = 0.1
+
+
 class Protocol(Recipe):
     """What all variants of one experiment share, so that they can be compared; a variant may set its own size only."""
 
@@ -139,6 +145,7 @@ class Protocol(Recipe):
     label_map_checksum: str = Field(pattern=r"^[0-9a-f]{64}$")
     image_size_px: ImageSizePx | None = None
     resize: Resize = "squash"
+    crop_to_box: CropToBox | None = None
     resample: bool = False
 
 
@@ -213,7 +220,11 @@ def resolve_trial(variant: Variant, *, name: str, seed: int, protocol: Protocol)
 def resolve_preprocessing(variant: Variant, protocol: Protocol) -> Preprocessing:
     """The pixels a variant sees: its own size, else the experiment's, else the backbone's native one."""
     image_size_px = variant.image_size_px or protocol.image_size_px
-    return get_backbone(variant.backbone).preprocessing(image_size_px=image_size_px, resize=protocol.resize)
+    return get_backbone(variant.backbone).preprocessing(
+        image_size_px=image_size_px,
+        resize=protocol.resize,
+        box_margin=protocol.crop_to_box.margin if protocol.crop_to_box else None,
+    )
 
 
 def _resolve_train(variant: Variant) -> TrainRecipe:

@@ -1,4 +1,4 @@
-"""The kinds of source that YAML may name. A new format is one file in `formats/` and one name here."""
+"""The kinds of source that YAML may name: every format with its place, and sources that first bring their files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from platform_assets.vision.formats.folder import FolderSource
-from platform_assets.vision.formats.tables import TableSource
+from platform_assets.vision.format_kinds import FormatSpec
+from platform_assets.vision.formats.archive import ArchiveSource
+from platform_assets.vision.formats.dvc_folder import DvcSource
+from platform_assets.vision.formats.snapshot import SnapshotSource
+from platform_assets.vision.formats.torchvision_set import TorchvisionSource
 
-SourceSpec = Annotated[FolderSource | TableSource, Field(discriminator="kind")]
+SourceSpec = Annotated[
+    FormatSpec | ArchiveSource | DvcSource | SnapshotSource | TorchvisionSource, Field(discriminator="kind")
+]

@@ -61,10 +61,22 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(Spec, ABC):
-    """Where the root is: a `path` on disk, or an installed Python `package`; `folder` is a folder inside of it.
+class Format(Spec, ABC):
+    """How the files below a root say which images there are. All paths that it lists are relative to the root."""
 
-    A format is a subclass with a `kind` of its own; all paths that it lists are relative to the root.
+    @abstractmethod
+    def read(self, root: Path) -> Candidates:
+        """The images that the source lists, sorted by path. Raises BadSource when it is not as its format says."""
+
+    def own_files(self, root: Path) -> Sequence[str]:
+        """The files that say what the images are: tables, lists, annotations. Their content is part of the version."""
+        return ()
+
+
+class Source(Format):
+    """A format, and where its root is: a `path` on disk, or an installed Python `package`; `folder` is inside of it.
+
+    A format is a subclass with a `kind` of its own. Where files must first be fetched or made, it is one of Format.
     """
 
     path: str | None = Field(None, description="folder, absolute or relative to the project")
@@ -78,14 +90,6 @@ class Source(Spec, ABC):
         if self.folder is not None:
             require_inside(self.folder)
         return self
-
-    @abstractmethod
-    def read(self, root: Path) -> Candidates:
-        """The images that the source lists, sorted by path. Raises BadSource when it is not as its format says."""
-
-    def own_files(self, root: Path) -> Sequence[str]:
-        """The files that say what the images are: tables, lists, annotations. Their content is part of the version."""
-        return ()
 
 
 class ClassList(Spec):
@@ -142,7 +146,7 @@ def rejected_frame(rejected: Sequence[Rejected]) -> pl.DataFrame:
     return pl.DataFrame(rejected, schema=dict.fromkeys(("path", "reason", "detail"), pl.String), orient="row")
 
 
-def source_files(source: Source, root: Path) -> list[str]:
+def source_files(source: Format, root: Path) -> list[str]:
     """The files of a source, relative and sorted: its own, and the images that they list or its folders hold."""
     found = source.read(root)
     real_root = root.resolve()
@@ -183,11 +187,13 @@ def refusal(real_root: Path, path: str) -> tuple[RejectReason, str] | None:
     return None if regular else ("not_an_image", "not a regular file")
 
 
-def source_root(source: Source, base_dir: Path) -> Path:
+def source_root(source: Format, base_dir: Path) -> Path:
     """The folder that all paths of the source start at. A package is located without importing it.
 
-    Raises MissingSource.
+    Raises MissingSource, also for a source that `stores` must fetch or make first.
     """
+    if not isinstance(source, Source):
+        raise MissingSource(f"{type(source).__name__} has no folder until its files are fetched; ask its store for it")
     if source.package is not None:
         place, cure = _package_folder(source.package), "the installed version of the package has another layout"
     else:

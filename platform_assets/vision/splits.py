@@ -20,6 +20,9 @@ Part = Literal["train", "val", "test"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
+NEAR_GROUP = "near_group"
+"""The column of records that names an image's near-duplicate group, null for none."""
+
 
 class BadSplit(ValueError):
     """Records that the split rule does not fit."""
@@ -34,13 +37,14 @@ class SplitRule(BaseModel):
 
     official: the parts of the dataset stand; a missing val is drawn from train, val / (train + val) of it.
     stratified: all images are drawn anew by the three fractions, official parts or not.
+    grouped: as stratified, and images of one near-duplicate group (column `near_group`) stay together too.
     Drawing keeps the fractions within every combination of `stratify_by`, and images with the same bytes or the same
     value of `group_by` together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["official", "stratified"]
+    kind: Literal["official", "stratified", "grouped"]
     train: float = Field(0.7, gt=0, lt=1)
     val: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
@@ -55,6 +59,12 @@ class SplitRule(BaseModel):
             raise ValueError(f"train + val + test is {total:g}; the fractions must add up to 1")
         return self
 
+    @property
+    def kept_together_by(self) -> tuple[str, ...]:
+        """The columns whose equal values stay on one side."""
+        named = (self.group_by,) if self.group_by else ()
+        return (*named, NEAR_GROUP) if self.kind == "grouped" else named
+
 
 def assign_splits(records: pl.DataFrame, rule: SplitRule, *, seed: int | None = None) -> pl.DataFrame:
     """The records, in their order, with `split` decided for every row. Depends on the rows, never on their order.
@@ -64,7 +74,7 @@ def assign_splits(records: pl.DataFrame, rule: SplitRule, *, seed: int | None = 
     """
     _require_columns(records, rule)
     seed = rule.seed if seed is None else seed
-    if rule.kind == "stratified":
+    if rule.kind != "official":
         divided = _drawn(records, rule, {part: getattr(rule, part) for part in PARTS}, seed)
     else:
         divided = _official(records, rule, seed)
@@ -72,19 +82,29 @@ def assign_splits(records: pl.DataFrame, rule: SplitRule, *, seed: int | None = 
     return divided
 
 
-def split_leaks(records: pl.DataFrame, *, group_by: str = "group") -> pl.DataFrame:
-    """One row per image bytes or group that stands in more than one part: kind (bytes | group), key, parts, paths."""
+def split_leaks(records: pl.DataFrame, *, group_by: str = "group", near: pl.DataFrame | None = None) -> pl.DataFrame:
+    """One row per image bytes, group or pair that stands in more than one part: kind, key, parts, paths.
+
+    Kinds are bytes, group and, when the pairs of near duplicates are given (image_id, other_id), near_duplicate; its key is
+    both ids. The first two spoil a comparison; look-alikes may be meant, as in official sets.
+    """
     import polars as pl
 
-    found = []
-    for kind, column in (("bytes", "image_id"), ("group", group_by)):
-        rows = records.filter(pl.col(column).is_not_null() & pl.col("split").is_not_null())
-        by_key = rows.group_by(pl.col(column).cast(pl.String).alias("key")).agg(
-            pl.col("split").unique().sort().alias("parts"), pl.col("path").sort().alias("paths")
-        )
-        crossing = by_key.filter(pl.col("parts").list.len() > 1).sort("key")
-        found.append(crossing.select(pl.lit(kind).alias("kind"), "key", "parts", "paths"))
-    return pl.concat(found)
+    placed = records.filter(pl.col("split").is_not_null())
+    keyed = [("bytes", placed, "image_id"), ("group", placed, group_by)]
+    if near is not None:
+        pairs = near.select(__pair=pl.concat_str("image_id", "other_id", separator=" "), image_id="image_id", other_id="other_id")
+        sides = [pairs.select("__pair", image_id=side) for side in ("image_id", "other_id")]
+        keyed.append(("near_duplicate", placed.join(pl.concat(sides), on="image_id"), "__pair"))
+    return pl.concat(_crossing(kind, rows, column) for kind, rows, column in keyed)
+
+
+def _crossing(kind: str, rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    import polars as pl
+
+    keyed = rows.filter(pl.col(column).is_not_null()).group_by(pl.col(column).cast(pl.String).alias("key"))
+    by_key = keyed.agg(pl.col("split").unique().sort().alias("parts"), pl.col("path").sort().alias("paths"))
+    return by_key.filter(pl.col("parts").list.len() > 1).sort("key").select(pl.lit(kind).alias("kind"), "key", "parts", "paths")
 
 
 def absent_classes(records: pl.DataFrame, label_map: LabelMap) -> dict[Part, list[str]]:
@@ -94,8 +114,10 @@ def absent_classes(records: pl.DataFrame, label_map: LabelMap) -> dict[Part, lis
 
 
 def _require_columns(records: pl.DataFrame, rule: SplitRule) -> None:
-    wanted = [*rule.stratify_by, *([rule.group_by] if rule.group_by else [])]
+    wanted = [*rule.stratify_by, *rule.kept_together_by]
     if missing := [name for name in wanted if name not in records.columns]:
+        if missing == [NEAR_GROUP]:
+            raise BadSplit("kind: grouped needs the column near_group; find near duplicates before the split")
         raise BadSplit(f"split rule uses columns {missing}, the records have {records.columns}; correct the rule")
 
 
@@ -135,7 +157,7 @@ def _require_trainable(records: pl.DataFrame) -> None:
 def _drawn(records: pl.DataFrame, rule: SplitRule, fractions: dict[Part, float], seed: int) -> pl.DataFrame:
     import polars as pl
 
-    units = _units(records, rule.group_by)
+    units = _units(records, rule.kept_together_by)
     strata = list(records.select(rule.stratify_by).rows())
     labels = list(records["label"])
     order = _seeded_order(set(units), seed)
@@ -148,13 +170,13 @@ def _drawn(records: pl.DataFrame, rule: SplitRule, fractions: dict[Part, float],
     return records.with_columns(pl.Series("split", [parts[unit] for unit in units], dtype=pl.String))
 
 
-def _units(records: pl.DataFrame, group_by: str | None) -> list[str]:
+def _units(records: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """For each row the name of what must stay together: its image, or all images tied by groups and equal bytes.
 
     The name is the smallest image_id of the unit, so it depends on neither row order nor group names.
     """
     image_ids = list(records["image_id"])
-    if group_by is None:
+    if not columns:
         return image_ids
     parent: dict[str, str] = {}
 
@@ -164,9 +186,10 @@ def _units(records: pl.DataFrame, group_by: str | None) -> list[str]:
             node = above
         return node
 
-    for image_id, group in zip(image_ids, records[group_by], strict=True):
-        if group is not None:
-            parent[root(f"group {group}")] = root(image_id)
+    for column in columns:
+        for image_id, group in zip(image_ids, records[column], strict=True):
+            if group is not None:
+                parent[root(f"{column} {group}")] = root(image_id)
     names: dict[str, str] = {}
     for image_id in image_ids:
         names[root(image_id)] = min(image_id, names.get(root(image_id), image_id))

@@ -22,7 +22,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 class ChangedImage(ValueError):
-    """An image whose bytes are not those the records were made from."""
+    """An image that is gone, or whose bytes are not those the records were made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ def choose_tiny(records: pl.DataFrame, *, batch_size: int = 16, max_batches: int
     """At most `max_batches` batches of each part, classes in turn, so that every class is there where that fits.
 
     Classes come in order of their number in all records, most frequent first; images in order of their content hash.
-    So the choice depends on neither row order nor paths, and one more image changes at most a few rows.
+    So the choice depends on neither row order nor paths, and one more image, wherever it is added, takes the place of at
+    most one in each part.
     """
     import polars as pl
 
@@ -98,7 +99,10 @@ def copy_tiny(subset: TinySubset, root: Path, dest: Path) -> str:
 
 
 def verify_tiny(dest: Path) -> list[str]:
-    """What is wrong with a copied subset: files missing, changed or not listed, a manifest edited. Empty when whole."""
+    """What is wrong with a copied subset: files missing, changed or not listed, a manifest edited. Empty when whole.
+
+    Any byte of any file counts, those of the manifest too.
+    """
     try:
         manifest = _stored(dest)
     except FileNotFoundError:
@@ -111,6 +115,8 @@ def verify_tiny(dest: Path) -> list[str]:
     problems += [f"{name}: not in the manifest" for name in sorted(found - listed)]
     if manifest.checksum != _checksum(manifest.files):
         problems.append(f"{MANIFEST_NAME}: checksum {manifest.checksum[:12]} is not that of its entries")
+    elif (dest / MANIFEST_NAME).read_bytes() != _as_json(manifest):
+        problems.append(f"{MANIFEST_NAME}: not written as Kestrel writes it; materialize the tiny subset again")
     return problems
 
 
@@ -126,7 +132,7 @@ def _write_copy(subset: TinySubset, root: Path, folder: Path) -> TinyManifest:
     for image_id, path, label, split, size in columns.iter_rows():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / path, target)
+        _copy(root / path, target, path)
         if (sha256 := _sha256(target)) != image_id:
             raise ChangedImage(
                 f"{path}: its bytes give {sha256[:12]}, the records say {image_id[:12]}; materialize the records again"
@@ -134,8 +140,21 @@ def _write_copy(subset: TinySubset, root: Path, folder: Path) -> TinyManifest:
         entries.append(TinyFile(path=path, label=label, split=split, bytes=size, sha256=sha256))
     folder.mkdir(parents=True, exist_ok=True)
     manifest = TinyManifest(checksum=_checksum(entries), files=tuple(entries))
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_bytes(_as_json(manifest))
     return manifest
+
+
+def _copy(place: Path, target: Path, path: str) -> None:
+    try:
+        shutil.copyfile(place, target)
+    except FileNotFoundError:
+        raise ChangedImage(
+            f"{path}: gone since the records were made; put it back, or materialize source and records again"
+        ) from None
+
+
+def _as_json(manifest: TinyManifest) -> bytes:
+    return (manifest.model_dump_json(indent=2) + "\n").encode()
 
 
 def _stored(dest: Path) -> TinyManifest:
@@ -149,7 +168,9 @@ def _problem(dest: Path, entry: TinyFile) -> str | None:
     place = dest / entry.path
     if not place.is_file():
         return "missing"
-    return None if _sha256(place) == entry.sha256 else "its bytes have changed"
+    if _sha256(place) != entry.sha256:
+        return "its bytes have changed"
+    return None if place.stat().st_size == entry.bytes else f"has not the {entry.bytes:,} bytes of the manifest"
 
 
 def _checksum(entries: Sequence[TinyFile]) -> str:

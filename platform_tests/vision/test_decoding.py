@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
+import imagehash
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -237,6 +238,16 @@ KINDS = [
     encoded(noise(), "TIFF", exif=oriented(8)),
     encoded(noise(), "WEBP", exif=oriented(5)),
 ]
+
+
+@pytest.mark.parametrize("data", KINDS)
+def test_inspect__facts_are_those_of_the_decoded_pixels(data: bytes) -> None:
+    # Facts are taken from four-byte pixels as stored, and turned later.
+    pixels_hwc, facts = decode_rgb(data), inspect_image(data)
+    assert (facts.height, facts.width) == pixels_hwc.shape[:2]
+    assert facts.phash == str(imagehash.phash(Image.fromarray(pixels_hwc)))
+    assert facts.pixel_mean == pytest.approx((pixels_hwc / 255).mean(axis=(0, 1)))
+    assert facts.pixel_std == pytest.approx((pixels_hwc / 255).std(axis=(0, 1)))
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")

@@ -136,11 +136,6 @@ def test_embed__bad_image_is_named(make: Callable[[], tuple[str, ImageLoader]], 
         embed([*IMAGES[1:], image], PIXELS, ENGINE)
 
 
-def test_embed__too_many_pixels_are_refused() -> None:
-    with pytest.raises(ImageNotEmbedded, match=IMAGES[0][0]):
-        embed(IMAGES[:1], PIXELS, ENGINE, max_pixels=12 * 9 - 1)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_vectors_frame__not_finite_is_refused_by_image(bad: float) -> None:
     features = np.ones((3, 2), np.float32)

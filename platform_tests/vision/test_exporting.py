@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from platform_assets.vision.cropping import MissingBox
 from platform_assets.vision.exporting import ExportError, ParityReport, check_parity, export_onnx, measure_latency
 from platform_assets.vision.label_map import LabelMap, LabelMapMismatch
 from platform_assets.vision.models import Classifier, build_classifier
+from platform_assets.vision.onnx_classifier import OnnxClassifier
 from platform_assets.vision.preprocessing import Preprocessing
 
 LABELS = LabelMap(names=("apple", "pear", "Äpfel & Birnen"))
@@ -82,6 +84,21 @@ def test_export_onnx__signature_and_metadata(exported: Path) -> None:
     assert Preprocessing.model_validate_json(recorded["preprocessing"]) == PIXELS
     assert recorded["checkpoint_id"] == "0123456789abcdef"
     assert recorded["kestrel_version"]
+
+
+def test_export_onnx__a_model_of_boxes_says_so_and_needs_them(tmp_path: Path) -> None:
+    pixels = PIXELS.model_copy(update={"box_margin": 0.1})
+    model = randomise(build_classifier("baseline_cnn", 3, pixels, pretrained=False, seed=0))
+    path = tmp_path / "boxes.onnx"
+    export_onnx(model, path, label_map=LABELS, checkpoint_id="0123456789abcdef")
+    served = OnnxClassifier(path)
+    assert served.preprocessing.box_margin == 0.1
+    boxes = [(5.0 * number % 40, 2.0 * number, 25.0, 20.0) for number in range(len(IMAGES))]
+    assert check_parity(model, path, IMAGES, label_map=LABELS, boxes=boxes, batch_size=5).passed
+    elsewhere = served.logits_of_files(IMAGES, [(0.0, 0.0, 10.0, 10.0)] * len(IMAGES))
+    assert np.abs(served.logits_of_files(IMAGES, boxes) - elsewhere).max() > 0.01
+    with pytest.raises(MissingBox, match="none is given"):
+        served.predict(IMAGES)
 
 
 def test_export_onnx__one_file_without_paths_of_this_machine(exported: Path) -> None:

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platform_assets.vision.markdown import cell, front_matter, licence_fields, literal, stated, table
+from platform_assets.vision.markdown import cell, front_matter, literal, stated, table
 
 # PyYAML loses two control characters that it could escape (U+0085 comes back as a blank).
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")))
@@ -52,18 +52,6 @@ def test_cell__true_is_not_one() -> None:
 
 def test_table__says_what_it_leaves_out() -> None:
     assert table(["n"], [(i,) for i in range(5)], most=3).endswith("| 2 |\n\n2 more rows are left out.")
-
-
-@pytest.mark.parametrize(
-    ("licence", "fields"),
-    [
-        ("CC-BY-NC-SA-4.0", {"license": "cc-by-nc-sa-4.0"}),
-        ("our own terms", {"license": "other", "license_name": "our own terms"}),
-        (None, {"license": "unknown"}),
-    ],
-)
-def test_licence_fields__as_the_hub_writes_them(licence: str | None, fields: dict[str, str]) -> None:
-    assert licence_fields(licence) == fields
 
 
 def test_stated__blank_is_a_gap() -> None:

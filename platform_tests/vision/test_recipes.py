@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from platform_assets.vision.recipes import (
+    CropToBox,
     ProbeRecipe,
     Protocol,
     ResolvedTrial,
@@ -106,6 +107,17 @@ def test_config_hash__is_the_sha256_of_the_canonical_json() -> None:
     assert trial.config_hash == hashlib.sha256(text.encode()).hexdigest()
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert ResolvedTrial.model_validate_json(text) == trial
+
+
+def test_config_hash__crop_to_box_counts_only_when_it_is_set() -> None:
+    """The hash of a trial without it is pinned: it is that of the version before there were crops."""
+    assert _resolved(FINETUNE).config_hash == "d3b15006f1e3d3210c42b472d25d59b1ec185214ba39b6a3bf944a4f47ea5861"
+    cropped = [PROTOCOL.model_copy(update={"crop_to_box": CropToBox(margin=margin)}) for margin in (0.0, 0.1)]
+    hashes = {_resolved(FINETUNE, protocol=protocol).config_hash for protocol in (PROTOCOL, *cropped)}
+    assert len(hashes) == 3
+    assert _resolved(PROBE, protocol=cropped[1]).preprocessing.box_margin == 0.1
+    with pytest.raises(ValidationError, match="margin"):
+        CropToBox(margin=-0.1)
 
 
 def test_config_hash__a_default_written_out_changes_nothing() -> None:

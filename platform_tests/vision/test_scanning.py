@@ -1,4 +1,4 @@
-"""The scan: every file is a record or has a reason, in any number of threads; hashes are reused and pinned."""
+"""The scan: every file is a record or has a reason, read again only when it changed; hashes are reused and pinned."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from platform_assets.vision import scanning
 from platform_assets.vision.formats.folder import FolderSource
 from platform_assets.vision.formats.tables import TableSource
+from platform_assets.vision.inspection import Known
 from platform_assets.vision.scanning import EmptyDataset, Scan, hash_files, source_version
 from platform_assets.vision.source_kinds import SourceSpec
 from platform_assets.vision.sources import source_files, source_root
@@ -97,15 +98,6 @@ def test_scan__png_and_gif_named_jpg_are_what_they_are(animals: Path) -> None:
     assert found.filter(pl.col("path") == "cat/gif.jpg")["format"].to_list() == ["GIF"]
 
 
-def test_scan__same_answer_in_any_number_of_threads(animals: Path) -> None:
-    for seed in range(10, 30):
-        write(animals, f"dog/{seed}.png", png(seed) if seed % 4 else png(seed)[:300])
-    alone, together = scan(FOLDER, animals, threads=1), scan(FOLDER, animals, threads=8)
-    assert_frame_equal(alone.records, together.records)
-    assert_frame_equal(alone.rejected, together.rejected)
-    assert alone.records["path"].is_sorted()
-
-
 def test_scan__progress_counts_every_file_in_the_callers_thread(animals: Path) -> None:
     seen: list[tuple[int, int]] = []
     thread = threading.get_ident()
@@ -116,34 +108,6 @@ def test_scan__progress_counts_every_file_in_the_callers_thread(animals: Path) -
 
     scan(FOLDER, animals, on_progress=on_progress)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_scan__interrupt_drops_the_files_that_wait(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A pool left by an exception works its whole queue off first: Ctrl-C took as long as the scan.
-    for seed in range(10, 200):
-        write(animals, f"dog/{seed}.png", png(seed))
-    read: list[Path] = []
-    inspect = scanning._inspect_file
-    monkeypatch.setattr(scanning, "_inspect_file", lambda place, most: (read.append(place), inspect(place, most))[1])
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        scan(FOLDER, animals, threads=1, on_progress=interrupt)
-    assert caught.tb is not None  # as long as it lives, it holds the generator that feeds the pool
-    assert len(read) < 100
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("scan")]
-
-
-def test_scan__unexpected_error_names_the_file(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_down(data: bytes, **_: object) -> None:
-        raise KeyError("a bug")
-
-    monkeypatch.setattr(scanning, "inspect_image", break_down)
-    with pytest.raises(KeyError) as caught:
-        scan(FOLDER, animals)
-    assert caught.value.__notes__ == [f"while reading {animals / 'cat' / 'a.png'}"]
 
 
 def test_scan__rejected_of_every_kind_are_sorted_by_path(animals: Path) -> None:
@@ -229,6 +193,90 @@ def test_scan__one_class_is_not_enough(tmp_path: Path) -> None:
     write(tmp_path, "cat/a.png", png())
     with pytest.raises(EmptyDataset, match=r"1 readable images of 1 classes \['cat'\], at least two"):
         scan(FOLDER, tmp_path)
+
+
+def known_of(found: Scan, root: Path, code: str = "1") -> Known:
+    return Known(hashes=hash_files(root, source_files(FOLDER, root)), facts=found.facts, code=code)
+
+
+def first_scan(root: Path, **more: Any) -> Scan:
+    hashes = hash_files(root, source_files(FOLDER, root))
+    return scan(FOLDER, root, known=Known(hashes=hashes, facts=None, code="1"), **more)
+
+
+def assert_same_result(one: Scan, other: Scan) -> None:
+    assert_frame_equal(one.records, other.records)
+    assert_frame_equal(one.rejected, other.rejected)
+    assert_frame_equal(one.facts, other.facts)
+    assert one.label_map == other.label_map
+
+
+@pytest.fixture
+def mixed(animals: Path) -> Path:
+    """Four images, a copy of one, two damaged files."""
+    for path, data in {"cat/copy.png": png(0), "dog/empty.png": b"", "dog/notes.txt": b"two dogs"}.items():
+        write(animals, path, data)
+    return animals
+
+
+def test_again__unchanged_files_are_not_opened(mixed: Path) -> None:
+    first = first_scan(mixed)
+    known = known_of(first, mixed)
+    # Other bytes of the same size and time: whoever opened a file would see them.
+    for path in known.hashes["path"]:
+        times = (mixed / path).stat()
+        (mixed / path).write_bytes(bytes(times.st_size))
+        os.utime(mixed / path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = scan(FOLDER, mixed, known=known)
+    assert (first.files_read, again.files_read) == (7, 0)
+    assert_same_result(again, first)
+
+
+@pytest.mark.parametrize("data", [png(77), b"no image any more"])
+def test_again__one_changed_image_is_the_one_that_is_read(mixed: Path, data: bytes) -> None:
+    first = first_scan(mixed)
+    write(mixed, "dog/b.png", data)
+    again = scan(FOLDER, mixed, known=known_of(first, mixed))
+    assert again.files_read == 1
+    assert_same_result(again, first_scan(mixed))
+
+
+def test_again__a_file_changed_after_it_was_hashed_is_read(mixed: Path) -> None:
+    known = known_of(first_scan(mixed), mixed)
+    write(mixed, "dog/b.png", png(78))
+    (mixed / "cat/b.png").unlink()
+    again = scan(FOLDER, mixed, known=known)
+    assert again.files_read == 1
+    assert again.records.filter(pl.col("path") == "dog/b.png")["image_id"].to_list() == [
+        hashlib.sha256(png(78)).hexdigest()
+    ]
+
+
+def test_again__a_renamed_or_copied_image_has_its_facts(mixed: Path) -> None:
+    first = first_scan(mixed)
+    (mixed / "dog/b.png").rename(mixed / "dog/renamed.png")
+    write(mixed, "cat/second_copy.png", png(1))
+    again = scan(FOLDER, mixed, known=known_of(first, mixed))
+    assert again.files_read == 0
+    assert_same_result(again, first_scan(mixed))
+
+
+def test_again__facts_of_other_code_or_limit_are_made_anew(mixed: Path) -> None:
+    first = first_scan(mixed)
+    assert scan(FOLDER, mixed, known=known_of(first, mixed, code="2")).files_read == 7
+    narrow = scan(FOLDER, mixed, known=known_of(first, mixed), max_pixels=20 * 14)
+    assert narrow.files_read == 7
+    assert scan(FOLDER, mixed, known=known_of(narrow, mixed), max_pixels=20 * 14).files_read == 0
+
+
+def test_again__facts_survive_a_parquet_file(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    first = first_scan(mixed)
+    kept = tmp_path_factory.mktemp("tables") / "facts.parquet"
+    first.facts.write_parquet(kept)
+    known = known_of(first, mixed)
+    again = scan(FOLDER, mixed, known=Known(hashes=known.hashes, facts=pl.read_parquet(kept), code="1"))
+    assert again.files_read == 0
+    assert_same_result(again, first)
 
 
 def test_hashes__rows(animals: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from platform_assets.vision.tiny import ChangedImage, TinySubset, choose_tiny, copy_tiny, verify_tiny
@@ -55,11 +57,43 @@ def test_choose__row_order_and_paths_do_not_matter() -> None:
     assert set(moved.records["image_id"]) == set(tiny.records["image_id"])
 
 
-def test_choose__one_more_image_changes_at_most_one_row() -> None:
-    sizes = {("train", "a"): 40, ("train", "b"): 40, ("val", "a"): 9, ("test", "b"): 9}
-    before = choose_tiny(records(sizes), batch_size=4)
-    after = choose_tiny(records({**sizes, ("train", "a"): 41}), batch_size=4)
-    assert len(set(before.records["image_id"]) - set(after.records["image_id"])) <= 1
+SIZES = st.dictionaries(
+    st.tuples(st.sampled_from(["train", "val", "test"]), st.sampled_from("abcdefg")), st.integers(1, 9), min_size=1
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=SIZES, batch_size=st.integers(1, 6))
+def test_choose__fills_two_batches_and_shows_every_class_that_fits(
+    sizes: dict[tuple[str, str], int], batch_size: int
+) -> None:
+    tiny = choose_tiny(records(sizes), batch_size=batch_size)
+    totals = {label: sum(n for (_, other), n in sizes.items() if other == label) for _, label in sizes}
+    for part, coverage in tiny.label_coverage.items():
+        held = {label: n for (split, label), n in sizes.items() if split == part}
+        shown = per_label(tiny, part)
+        assert sum(shown.values()) == min(2 * batch_size, sum(held.values()))
+        frequent = sorted(held, key=lambda label: (-totals[label], label))[: 2 * batch_size]
+        assert sorted(shown) == sorted(frequent)
+        assert coverage == (len(shown) / len(held) if held else 0.0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    sizes=SIZES,
+    batch_size=st.integers(1, 6),
+    part=st.sampled_from(["train", "val", "test"]),
+    label=st.sampled_from("abcdefgh"),
+)
+def test_choose__one_more_image_takes_the_place_of_at_most_one_in_each_part(
+    sizes: dict[tuple[str, str], int], batch_size: int, part: str, label: str
+) -> None:
+    more = {**sizes, (part, label): sizes.get((part, label), 0) + 1}
+    before, after = (choose_tiny(records(each), batch_size=batch_size).records for each in (sizes, more))
+    for split in ("train", "val", "test"):
+        stood, stands = (set(frame.filter(split=split)["image_id"]) for frame in (before, after))
+        assert len(stood - stands) <= 1
+        assert len(stands - stood) <= 1
 
 
 def test_choose__leaked_copy_counts_once_in_each_part() -> None:
@@ -133,6 +167,13 @@ def test_copy__changed_image_is_refused_and_leaves_nothing(tmp_path: Path, subse
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
+def test_copy__image_that_is_gone_is_named(tmp_path: Path, subset: TinySubset) -> None:
+    (tmp_path / "root/val/cat/2.png").unlink()
+    with pytest.raises(ChangedImage, match=r"val/cat/2\.png: gone since the records were made; put it back"):
+        copy_tiny(subset, tmp_path / "root", tmp_path / "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
 def test_checksum__follows_label_part_and_bytes(tmp_path: Path, subset: TinySubset) -> None:
     def checksum(frame: pl.DataFrame) -> str:
         other = TinySubset(records=frame, label_coverage=subset.label_coverage)
@@ -156,6 +197,31 @@ def test_verify__names_every_problem(tmp_path: Path, subset: TinySubset) -> None
         "val/cat/2.png: missing",
         "val/cat/more.png: not in the manifest",
     ]
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["train/cat/0.png", "test/dog/3.png"]), data=st.data())
+def test_verify__any_changed_byte_of_an_image(
+    tmp_path: Path, subset: TinySubset, path: str, data: st.DataObject
+) -> None:
+    dest = tmp_path / "tiny"
+    copy_tiny(subset, tmp_path / "root", dest)  # mends what the example before has damaged
+    image = bytearray((dest / path).read_bytes())
+    image[data.draw(st.integers(0, len(image) - 1))] ^= data.draw(st.integers(1, 255))
+    (dest / path).write_bytes(image)
+    assert verify_tiny(dest) == [f"{path}: its bytes have changed"]
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x2A], ids=["another character", "another blank"])
+def test_verify__any_changed_byte_of_the_manifest(tmp_path: Path, subset: TinySubset, mask: int) -> None:
+    """The sizes and blanks in the manifest could once be changed without anyone seeing it."""
+    manifest = tmp_path / "tiny/manifest.json"
+    one = TinySubset(records=subset.records.head(1), label_coverage=subset.label_coverage)
+    copy_tiny(one, tmp_path / "root", manifest.parent)
+    whole = manifest.read_bytes()
+    for place in range(len(whole)):
+        manifest.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
+        assert verify_tiny(manifest.parent), f"byte {place} of the manifest"
 
 
 def test_verify__edited_manifest(tmp_path: Path, subset: TinySubset) -> None:

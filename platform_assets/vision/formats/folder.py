@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from platform_assets.vision.label_map import normal_label
+from platform_assets.vision.copies import CannotWrite, copied_images, copy_image, new_folder
+from platform_assets.vision.label_map import LabelMap, normal_label
 from platform_assets.vision.sources import (
     BadSource,
     Candidates,
@@ -20,8 +21,13 @@ from platform_assets.vision.sources import (
     refusal,
 )
 
+if TYPE_CHECKING:
+    import polars as pl
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".mpo"})
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
+_LONGEST_NAME_BYTES = 255
+_CLASSES_FILE = "classes.txt"
 
 
 class FolderSource(ClassList, Source):
@@ -100,3 +106,37 @@ def _has_part_folders(files: Sequence[str], root: Path) -> bool:
             "move those away, or name the parts train, val and test"
         )
     return False
+
+
+def write_folder(records: pl.DataFrame, label_map: LabelMap, root: Path, folder: Path) -> None:
+    """ImageFolder (torchvision): `<part>/<class>/`, or `<class>/` where images have no part; classes.txt has the order.
+
+    torchvision numbers classes by the code points of their names, whatever classes.txt says.
+    Raises CannotWrite before anything is written.
+    """
+    images = copied_images(records, label_map, "ImageFolder")
+    _require_folder_names(label_map)
+    if images[0].split is None and all(part_named(image.label) for image in images):
+        raise CannotWrite(
+            f"ImageFolder: classes {list(label_map.names)} would be read as parts; rename one, or assign splits first"
+        )
+    with new_folder(folder) as fresh:
+        for image in images:
+            copy_image(image, root, fresh / image.part_folder / image.label / image.name)
+        (fresh / _CLASSES_FILE).write_text("".join(f"{name}\n" for name in label_map.names), encoding="utf-8")
+
+
+def _require_folder_names(label_map: LabelMap) -> None:
+    """Raises CannotWrite for class names that no folder can have, or not on every system."""
+    alike: dict[str, str] = {}
+    for name in label_map.names:
+        if "/" in name or "\\" in name or not name.isprintable():
+            raise CannotWrite(f"ImageFolder: class {name!r} has a slash or a control character; rename it")
+        if name.startswith(".") or name.casefold() == _CLASSES_FILE:
+            raise CannotWrite(f"ImageFolder: class {name!r} would be a hidden folder or the list of classes; rename it")
+        if len(name.encode()) > _LONGEST_NAME_BYTES:
+            raise CannotWrite(f"ImageFolder: class {name[:20]!r}... is too long for a folder; shorten it to 255 bytes")
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise CannotWrite(
+                f"ImageFolder: classes {other!r} and {name!r} are one folder on macOS and Windows; rename one"
+            )

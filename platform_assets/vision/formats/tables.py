@@ -1,11 +1,12 @@
-"""Delimited text tables, one row an image: what YAML says of their columns, and the rows that they list."""
+"""Tables with one row an image: what YAML says of their columns, the rows that they list, and text tables among them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -38,6 +39,7 @@ class TableColumns(Spec):
     label: ColumnRef
     split: ColumnRef | None = None
     group: ColumnRef | None = None
+    coarse_label: ColumnRef | None = None
 
 
 class LabelNames(Spec):
@@ -77,26 +79,22 @@ class LabelBins(Spec):
         return self
 
 
-class TableSource(ClassList, Source):
-    """A text table with one row an image. Paths in it start at the root of the source.
+class Table(ClassList, Source):
+    """Tables with one row an image, whatever they are written in. Paths in them start at the root of the source.
 
     `files` is one table, or one a part: `{train: train.txt, test: test.txt}`. Labels are taken as they stand, or
     through `label_names` (ids) or `label_bins` (numbers).
     """
 
-    kind: Literal["table"]
+    row_word: ClassVar[str]
+    """What a row is called in errors, beside its number."""
+
     files: FileName | dict[Part, FileName]
-    separator: str = Field(",", description="one character, or `whitespace`")
-    header: bool
     columns: TableColumns
     extra: dict[str, ColumnRef] = Field(default_factory=dict, description="further columns to keep, by new name")
     label_names: LabelNames | None = None
+    coarse_names: LabelNames | None = Field(None, description="names of the ids in the coarse_label column")
     label_bins: LabelBins | None = None
-
-    @field_validator("separator")
-    @classmethod
-    def _one_character(cls, separator: str) -> str:
-        return checked_separator(separator)
 
     @field_validator("files")
     @classmethod
@@ -116,14 +114,18 @@ class TableSource(ClassList, Source):
         return extra
 
     @model_validator(mode="after")
-    def _consistent(self) -> TableSource:
-        if not self.header and (named := [ref for ref in self.column_refs().values() if isinstance(ref, str)]):
-            raise ValueError(f"columns {named} are given by name, but the table has no header; give positions from 0")
+    def _consistent(self) -> Table:
         if isinstance(self.files, Mapping) and self.columns.split is not None:
             raise ValueError("files per part and a split column both say the part; give one of them")
         if sum(said is not None for said in (self.label_names, self.label_bins, self.classes)) > 1:
             raise ValueError("label_names, label_bins and classes each define the class list; give one of them")
+        if self.coarse_names is not None and self.columns.coarse_label is None:
+            raise ValueError("coarse_names names the ids of a coarse_label column; say which column that is")
         return self
+
+    @abstractmethod
+    def rows(self, file: Path) -> Iterable[tuple[int, dict[str, str]]]:
+        """Number and cells, by the names of `column_refs`, of each row. Raises BadSource."""
 
     def column_refs(self) -> dict[str, ColumnRef]:
         """Every column that is read, by the name it gets."""
@@ -135,34 +137,68 @@ class TableSource(ClassList, Source):
         return [(None, self.files)] if isinstance(self.files, str) else list(self.files.items())
 
     def own_files(self, root: Path) -> list[str]:
-        return [file for _, file in self.tables()] + ([self.label_names.file] if self.label_names else [])
+        named = {names.file: None for names in (self.label_names, self.coarse_names) if names}
+        return [*(file for _, file in self.tables()), *named]
 
     def read(self, root: Path) -> Candidates:
-        """One row a line of the table or tables; blank lines do not count."""
-        from platform_assets.vision.label_tables import label_reader, table_rows
+        """One row a row of the table or tables; blank ones do not count."""
+        from platform_assets.vision.label_tables import label_reader, name_reader
 
         real_root = root.resolve()
         for file in self.own_files(root):
             if why := refusal(real_root, file):
                 raise BadSource(f"table {file} of {root}: {why[1]}; correct the table's name in the source")
         classes, to_label = label_reader(self, root)
+        to_coarse = name_reader(self.coarse_names, root)
         rows: list[dict[str, object]] = []
         rejected: list[Rejected] = []
         for part, file in self.tables():
-            for line, cells in table_rows(root / file, self.separator, header=self.header, columns=self.column_refs()):
+            for number, cells in self.rows(root / file):
                 # A row without a path is named by its place in the table.
-                path = PurePosixPath(cells["path"]).as_posix() if cells.get("path") else f"{file}:{line}"
+                path = PurePosixPath(cells["path"]).as_posix() if cells.get("path") else f"{file}:{number}"
+                place = f"{file} {self.row_word} {number}"
                 try:
                     _require_cells(cells, self)
                     if why := refusal(real_root, path):
                         raise _Refused(*why)
-                    rows.append(_table_row(path, cells, part, self, to_label))
+                    rows.append(_table_row(path, cells, part, self, to_label) | _coarse(cells, to_coarse))
                 except _Refused as refused:
                     reason, detail = refused.args
-                    rejected.append((path, reason, f"{file} line {line}: {detail}"))
+                    rejected.append((path, reason, f"{place}: {detail}"))
                 except UnknownLabel as unknown:
-                    rejected.append((path, "unknown_label", f"{file} line {line}: {unknown}"))
-        return candidates(rows, rejected, classes=classes, columns=tuple(self.extra))
+                    rejected.append((path, "unknown_label", f"{place}: {unknown}"))
+        coarse = () if self.columns.coarse_label is None else ("coarse_label",)
+        return candidates(rows, rejected, classes=classes, columns=(*coarse, *self.extra))
+
+
+class TableSource(Table):
+    """A delimited text table with one row an image. Paths in it start at the root of the source.
+
+    `files` is one table, or one a part: `{train: train.txt, test: test.txt}`. Labels are taken as they stand, or
+    through `label_names` (ids) or `label_bins` (numbers).
+    """
+
+    kind: Literal["table"]
+    separator: str = Field(",", description="one character, or `whitespace`")
+    header: bool
+
+    row_word: ClassVar[str] = "line"
+
+    @field_validator("separator")
+    @classmethod
+    def _one_character(cls, separator: str) -> str:
+        return checked_separator(separator)
+
+    @model_validator(mode="after")
+    def _names_need_a_header(self) -> TableSource:
+        if not self.header and (named := [ref for ref in self.column_refs().values() if isinstance(ref, str)]):
+            raise ValueError(f"columns {named} are given by name, but the table has no header; give positions from 0")
+        return self
+
+    def rows(self, file: Path) -> Iterable[tuple[int, dict[str, str]]]:
+        from platform_assets.vision.label_tables import table_rows
+
+        return table_rows(file, self.separator, header=self.header, columns=self.column_refs())
 
 
 class _Refused(Exception):
@@ -175,11 +211,11 @@ def checked_separator(separator: str) -> str:
     return separator
 
 
-def _require_cells(cells: dict[str, str], spec: TableSource) -> None:
+def _require_cells(cells: dict[str, str], spec: Table) -> None:
     refs = spec.column_refs()
     if absent := [name for name in refs if name not in cells]:
-        said = f"has no column {refs[absent[0]]!r} ({absent[0]}); the separator is {spec.separator!r}"
-        raise _Refused("malformed_row", said)
+        separated = f"; the separator is {spec.separator!r}" if isinstance(spec, TableSource) else ""
+        raise _Refused("malformed_row", f"has no column {refs[absent[0]]!r} ({absent[0]}){separated}")
     if not cells["path"]:
         raise _Refused("malformed_row", "the path is empty")
     if not cells["label"]:
@@ -187,7 +223,7 @@ def _require_cells(cells: dict[str, str], spec: TableSource) -> None:
 
 
 def _table_row(
-    path: str, cells: dict[str, str], part: Part | None, spec: TableSource, to_label: Callable[[str], str]
+    path: str, cells: dict[str, str], part: Part | None, spec: Table, to_label: Callable[[str], str]
 ) -> dict[str, object]:
     if split := cells.get("split"):
         part = part_named(split)
@@ -200,3 +236,7 @@ def _table_row(
         "split": part,
         "group": cells.get("group") or None,
     } | extras
+
+
+def _coarse(cells: dict[str, str], to_coarse: Callable[[str], str]) -> dict[str, object]:
+    return {"coarse_label": to_coarse(cells["coarse_label"])} if cells.get("coarse_label") else {}

@@ -219,3 +219,24 @@ def test_source_files__folder(tmp_path: Path) -> None:
         "cat/b",
         "x.png",
     ]
+
+
+def test_table__coarse_labels_by_their_own_names(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png", "c.png")
+    write(tmp_path, "t.csv", "a.png,0,7\nb.png,1,7\nc.png,1,9")
+    write(tmp_path, "classes.csv", "name,id,coarse,coarse id\ngala,0,apple,7\nfuji,1,apple,7\nanjou,2,pear,8")
+    names = {"file": "classes.csv", "id": "coarse id", "name": "coarse"}
+    columns = {"path": 0, "label": 1, "coarse_label": 2}
+    spec = table(columns=columns, coarse_names=names)
+    found = spec.read(tmp_path)
+    assert found.rows.select("path", "label", "coarse_label").rows() == [
+        ("a.png", "0", "apple"),
+        ("b.png", "1", "apple"),
+    ]
+    assert rejected(found) == [("c.png", "unknown_label")]
+    assert spec.own_files(tmp_path) == ["t.csv", "classes.csv"]
+
+
+def test_table__coarse_names_without_their_column_are_refused() -> None:
+    with pytest.raises(ValueError, match="say which column that is"):
+        table(coarse_names={"file": "classes.csv", "id": 0, "name": 1})

@@ -1,18 +1,16 @@
-"""The bodies of the dataset assets: read, call one pure function, write, report."""
+"""The body of the records assets: every file read once, split or rejected, and the checks on what came out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from platform_assets.components import metadata as show
+from platform_assets.components.source_steps import source_code
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource
-from platform_assets.vision.sources import source_root
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,39 +30,10 @@ LABEL_MAP = (
     "Label name to index, with checksum. Order: the dataset's own class list where it has one, else the names sorted by "
     "code point, whatever the order of files or folders."
 )
-TINY = "At most two batches a part, every label where that fits: copied bytes, manifest and checksum, for smoke runs."
-PROFILE = "Counts, sizes, channel mean and standard deviation, class balance and a contact sheet of this version."
-DATA_CARD = "The data card in Markdown, every number from the assets above; what is not known is marked as not stated."
-
-
-def source_code(spec: VisionDatasetSpec) -> list[str]:
-    """The modules that decide what a source is: that of its own format, and hashing."""
-    return [type(spec.source).__module__.removeprefix("platform_assets."), "vision.scanning"]
 
 
 def records_code(spec: VisionDatasetSpec) -> list[str]:
     return [*source_code(spec), "vision.splits"]
-
-
-def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str) -> Result:
-    """Hash every file as it stands; files whose size and time are unchanged keep their hash."""
-    from platform_assets.vision.scanning import hash_files, source_version
-    from platform_assets.vision.sources import source_files
-
-    key = [spec.name, "source"]
-    root = source_root(spec.source, Path(project))
-    known = tables.read(key) if tables.exists(key) else None
-    hashes = hash_files(root, source_files(spec.source, root), known=known)
-    tables.write(key, hashes)
-    context.log.info(f"{spec.name}: {hashes.height:,} files at {root}")
-    metadata: dict[str, Any] = {
-        "folder": dg.MetadataValue.path(str(root)),
-        "dagster/row_count": hashes.height,
-        "bytes": int(hashes["bytes"].sum()),
-        "licence": spec.licence or "not stated",
-        "citation": spec.citation or "not stated",
-    }
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(source_version(hashes)[:16]))
 
 
 def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
@@ -79,7 +48,7 @@ def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
 
 
 def records(
-    context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str
+    context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
 ) -> Iterator[Result]:
     """Decode and check every file once, split what is readable, keep what is not with its reason.
 
@@ -87,7 +56,7 @@ def records(
     """
     made_from = _made_from(spec, tables)
     if not _is_made(spec, tables, made_from):
-        _make_records(context, spec, tables, project)
+        _make_records(context, spec, tables, files)
         tables.write([spec.name, "records_made_from"], _one_row(version=made_from))
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
@@ -119,13 +88,15 @@ def _one_row(**values: str) -> pl.DataFrame:
     return pl.DataFrame([values])
 
 
-def _make_records(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, project: str) -> None:
+def _make_records(
+    context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
+) -> None:
     from platform_assets.vision.profile import records_version
     from platform_assets.vision.scanning import scan
     from platform_assets.vision.splits import assign_splits
 
     progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
-    root = source_root(spec.source, Path(project))
+    root = files.source_root(spec.source)
     with show.stops_cleanly("Nothing was written."):
         found = scan(
             spec.source.read(root),
@@ -188,7 +159,7 @@ def _rejected_result(spec: VisionDatasetSpec, frame: pl.DataFrame, rejected: pl.
     worst = ", ".join(f"{row['files']} {row['reason']} (e.g. {row['example']})" for row in reasons.head(3).to_dicts())
     return dg.MaterializeResult(
         asset_key=[spec.name, "rejected"],
-        data_version=dg.DataVersion(_frame_version(rejected)),
+        data_version=dg.DataVersion(frame_version(rejected)),
         metadata={"dagster/row_count": rejected.height, "reasons": show.table(reasons), "rows": show.table(rejected)},
         check_results=[
             dg.AssetCheckResult(
@@ -226,107 +197,7 @@ def read_label_map(tables: Tables, dataset: str) -> LabelMap:
     return LabelMap(names=tuple(tables.read([dataset, "label_map"])["name"]))
 
 
-def _frame_version(frame: pl.DataFrame) -> str:
+def frame_version(frame: pl.DataFrame) -> str:
     import hashlib
 
     return hashlib.sha256(frame.write_ndjson().encode()).hexdigest()[:16]
-
-
-def tiny_check(spec: VisionDatasetSpec) -> dg.AssetChecksDefinition:
-    """Reads the copied files whenever the check runs, not only when they are made."""
-
-    @dg.asset_check(
-        name="tiny_subset_is_unchanged",
-        asset=[spec.name, "tiny_subset"],
-        description="Every copied file still has the checksum of the manifest.",
-        blocking=True,
-    )
-    def tiny_subset_is_unchanged(files: FilesResource) -> dg.AssetCheckResult:
-        from platform_assets.vision.tiny import verify_tiny
-
-        problems = verify_tiny(files.tiny_subset(spec.name))
-        return dg.AssetCheckResult(
-            passed=not problems,
-            description="; ".join(problems[:3]) or None,
-            metadata={"problems": len(problems), "threshold": 0},
-        )
-
-    return tiny_subset_is_unchanged
-
-
-def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
-    from platform_assets.vision.tiny import choose_tiny, copy_tiny
-
-    root, folder = source_root(spec.source, Path(files.root)), files.tiny_subset(spec.name)
-    chosen = choose_tiny(tables.read([spec.name, "records"]), batch_size=spec.tiny_batch_size)
-    checksum = copy_tiny(chosen, root, folder)
-    tables.write([spec.name, "tiny_subset"], chosen.records)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(checksum[:16]),
-        metadata={
-            "dagster/row_count": chosen.records.height,
-            "folder": dg.MetadataValue.path(str(folder)),
-            "label_coverage": chosen.label_coverage,
-            "checksum": checksum,
-            "contact_sheet": show.picture(_contact_sheet(chosen.records, root)),
-        },
-    )
-
-
-def _contact_sheet(frame: pl.DataFrame, root: Path) -> bytes:
-    from platform_assets.vision.galleries import contact_sheet
-
-    return contact_sheet(frame, lambda path: (root / path).read_bytes())
-
-
-def profile(spec: VisionDatasetSpec, tables: Tables, project: str) -> Result:
-    from platform_assets.vision import plots
-    from platform_assets.vision.profile import profile as profile_of
-
-    frame = tables.read([spec.name, "records"])
-    numbers = profile_of(frame)
-    tables.write([spec.name, "profile"], numbers.counts)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(
-            _frame_version(frame.select("image_id", "label", "split", "pixel_mean", "pixel_std"))
-        ),
-        metadata={
-            "images": numbers.images,
-            "classes": numbers.classes,
-            "bytes": numbers.total_bytes,
-            "imbalance": numbers.imbalance,
-            "channel_mean": json.dumps([round(value, 4) for value in numbers.channel_mean]),
-            "channel_std": json.dumps([round(value, 4) for value in numbers.channel_std]),
-            "sizes": show.table(numbers.sizes),
-            "formats": show.table(numbers.formats),
-            "class_balance": show.picture(plots.class_balance(numbers.counts)),
-            "contact_sheet": show.picture(_contact_sheet(frame, source_root(spec.source, Path(project)))),
-        },
-    )
-
-
-def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
-    from platform_assets.vision.cards import DataCardFacts
-    from platform_assets.vision.cards import data_card as write_card
-    from platform_assets.vision.profile import profile as profile_of
-
-    frame = tables.read([spec.name, "records"])
-    facts = DataCardFacts(
-        name=spec.name,
-        description=spec.description,
-        licence=spec.licence,
-        citation=spec.citation,
-        split=spec.split,
-        label_map=read_label_map(tables, spec.name),
-        profile=profile_of(frame),
-        rejected=tables.read([spec.name, "rejected"]),
-        version=tables.current_version([spec.name, "records"]) or "",
-    )
-    text = write_card(facts)
-    path = files.card(spec.name, "data_card")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(facts.version),
-        metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},
-    )

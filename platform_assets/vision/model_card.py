@@ -1,4 +1,4 @@
-"""The data card and the model card: Markdown with a Hugging Face head, made of typed facts and nothing else."""
+"""The model card: Markdown with a Hugging Face head, made of typed facts and nothing else."""
 
 from __future__ import annotations
 
@@ -9,41 +9,15 @@ from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.evaluation import Metrics
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.markdown import (
-    NOT_STATED,
-    cell,
-    front_matter,
-    licence_fields,
-    literal,
-    number,
-    stated,
-    table,
-)
-from platform_assets.vision.profile import Profile
+from platform_assets.vision.licences import StatedLicence, hub_fields
+from platform_assets.vision.markdown import cell, front_matter, literal, stated, table
 from platform_assets.vision.recipes import ResolvedTrial
-from platform_assets.vision.splits import SplitRule
 
 _BOARD_COLUMNS = (
     *("rank", "variant", "mode", "backbone", "image_size_px", "seeds", "val_mean", "test_mean", "test_low"),
     *("test_high", "difference", "p_holm", "parameters", "train_seconds"),
 )
 _WORST_CLASSES = 20
-
-
-class DataCardFacts(BaseModel):
-    """What a data card says. `rejected` is the table of that name, `version` that of the records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    name: str
-    description: str
-    licence: str | None
-    citation: str | None
-    split: SplitRule
-    label_map: LabelMap
-    profile: Profile
-    rejected: pl.DataFrame
-    version: str
 
 
 class Provenance(BaseModel):
@@ -68,11 +42,11 @@ class ModelCardFacts(BaseModel):
 
     name: str
     version: int
-    licence: str | None
+    licence: StatedLicence
     intended_use: str | None
     limits: str | None
     dataset_description: str
-    data_licence: str | None
+    data_licence: StatedLicence
     data_citation: str | None
     dataset_version: str
     train_images: int
@@ -90,44 +64,6 @@ class ModelCardFacts(BaseModel):
     parity: ParityReport
     latency: pl.DataFrame
     provenance: Provenance
-
-
-def data_card(facts: DataCardFacts) -> str:
-    numbers = facts.profile
-    head = {
-        "pretty_name": facts.name,
-        **licence_fields(facts.licence),
-        "task_categories": ["image-classification"],
-        "size_categories": [_size_category(numbers.images)],
-        "tags": ["kestrel"],
-    }
-    sections = [
-        front_matter(head),
-        f"# {facts.name}",
-        facts.description,
-        f"Licence: {stated(facts.licence)}. Citation: {stated(facts.citation)}.",
-        "How the images were collected and labelled, and whether they show people, is "
-        f"{NOT_STATED} unless the description says so.",
-        "## Contents",
-        f"{numbers.images:,} images of {numbers.classes:,} classes, {numbers.total_bytes / 1e6:,.1f} MB. "
-        f"The largest class has {numbers.imbalance:.1f} times the images of the smallest.",
-        _frame(numbers.counts),
-        "## Parts",
-        _split_text(facts.split),
-        "## Images",
-        _frame(numbers.sizes),
-        _frame(numbers.formats),
-        "Sizes are in pixels after EXIF rotation. Over all pixels, RGB, 0 to 1: "
-        f"mean {_triple(numbers.channel_mean)}, standard deviation {_triple(numbers.channel_std)}.",
-        "## Not taken in",
-        _rejected_text(facts.rejected),
-        "## Version",
-        table(
-            ["what", "SHA-256"],
-            [("records (content of the table, first digits)", facts.version), ("label map", facts.label_map.checksum)],
-        ),
-    ]
-    return "\n\n".join(sections) + "\n"
 
 
 def model_card(facts: ModelCardFacts) -> str:
@@ -173,7 +109,7 @@ def _model_head(facts: ModelCardFacts) -> dict[str, object]:
         "metrics": [{"type": kind, "name": name, "value": round(value, 6)} for kind, name, value in measured],
     }
     return {
-        **licence_fields(facts.licence),
+        **hub_fields(facts.licence),
         "pipeline_tag": "image-classification",
         "library_name": "onnx",
         "tags": ["kestrel", facts.trial.backbone, facts.trial.mode],
@@ -244,8 +180,8 @@ def _licences_text(facts: ModelCardFacts) -> str:
     backbone = get_backbone(facts.trial.backbone)
     weights = stated(backbone.weights_licence) if facts.trial.pretrained_sha256 else "none, trained from scratch"
     rows = [
-        ("this model", stated(facts.licence)),
-        ("data", stated(facts.data_licence)),
+        ("this model", stated(facts.licence.described())),
+        ("data", stated(facts.data_licence.described())),
         ("pretrained weights", weights),
         ("architecture", backbone.licence),
         ("cite for the data", stated(facts.data_citation)),
@@ -273,37 +209,9 @@ def _provenance_text(facts: ModelCardFacts) -> str:
     return table(["what", "value"], rows)
 
 
-def _split_text(split: SplitRule) -> str:
-    if split.kind == "official":
-        return "The dataset's own parts; a missing val part is drawn from train."
-    grouped = f" Images of one `{split.group_by}` stay together." if split.group_by else ""
-    strata = ", ".join(f"`{column}`" for column in split.stratify_by)
-    return (
-        f"Drawn with seed {split.seed}: train {split.train:g}, val {split.val:g}, test {split.test:g} of the images, "
-        f"stratified by {strata}.{grouped}"
-    )
-
-
-def _rejected_text(rejected: pl.DataFrame) -> str:
-    if rejected.is_empty():
-        return "Every file was taken in."
-    reasons = rejected.group_by("reason").agg(files=pl.len(), example=pl.col("path").min())
-    return _frame(reasons.sort("files", "reason", descending=[True, False]))
-
-
 def _frame(frame: pl.DataFrame) -> str:
     return table(frame.columns, frame.rows())
 
 
-def _triple(values: tuple[float, float, float]) -> str:
-    return ", ".join(number(value) for value in values)
-
-
 def _interval(bounds: tuple[float, float]) -> str:
     return f"{cell(bounds[0])} to {cell(bounds[1])}"
-
-
-def _size_category(images: int) -> str:
-    """The Hub's size categories."""
-    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
-    return names[min(max(len(str(images)) - 3, 0), len(names) - 1)]

@@ -1,100 +1,20 @@
-"""Cards: their head is what the Hub reads, their numbers are the facts, their gaps are said."""
+"""The model card: its head is what the Hub reads, its numbers are the facts, its gaps are said."""
 
 import numpy as np
 import polars as pl
 import pytest
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import ModelCard
 from pydantic import ValidationError
 
 from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.cards import DataCardFacts, ModelCardFacts, Provenance, data_card, model_card
 from platform_assets.vision.evaluation import compute_metrics, predictions_frame
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import profile
+from platform_assets.vision.licences import Licence
+from platform_assets.vision.model_card import ModelCardFacts, Provenance, model_card
 from platform_assets.vision.recipes import Protocol, Variant, resolve_trial
-from platform_assets.vision.splits import SplitRule
 
 LABELS = LabelMap(names=("a|b", "c"))
-
-
-def _records() -> pl.DataFrame:
-    labels = ["a|b"] * 3 + ["c"] * 9
-    return pl.DataFrame(
-        {
-            "image_id": [f"{i:064x}" for i in range(12)],
-            "path": [f"{i}.png" for i in range(12)],
-            "label": labels,
-            "split": (["train"] * 2 + ["test"]) * 4,
-            "width": [300] * 12,
-            "height": [200] * 12,
-            "mode": ["L"] * 12,
-            "format": ["PNG"] * 12,
-            "bytes": [1000] * 12,
-            "pixel_mean": [[0.25, 0.5, 0.75]] * 12,
-            "pixel_std": [[0.1, 0.2, 0.3]] * 12,
-        },
-        schema_overrides={"pixel_mean": pl.Array(pl.Float32, 3), "pixel_std": pl.Array(pl.Float32, 3)},
-    )
-
-
-def _data_facts(**changed: object) -> DataCardFacts:
-    rejected = pl.DataFrame({"path": ["z.jpg", "y.jpg"], "reason": ["truncated"] * 2, "detail": [""] * 2})
-    facts: dict[str, object] = {
-        "name": "solar",
-        "description": "Cells under light: which are broken?",
-        "licence": "CC-BY-4.0",
-        "citation": "Deitsch et al. 2019",
-        "split": SplitRule(kind="stratified", group_by="panel", seed=4),
-        "label_map": LABELS,
-        "profile": profile(_records()),
-        "rejected": rejected,
-        "version": "0123456789abcdef",
-    }
-    return DataCardFacts(**{**facts, **changed})  # type: ignore[arg-type]
-
-
-def test_data_card__the_hub_reads_its_head() -> None:
-    card = DatasetCard(data_card(_data_facts()))
-    assert card.data.pretty_name == "solar"
-    assert card.data.license == "cc-by-4.0"
-    assert card.data.task_categories == ["image-classification"]
-    assert card.data.size_categories == ["n<1K"]
-
-
-def test_data_card__numbers_and_hashes() -> None:
-    text = data_card(_data_facts())
-    assert "12 images of 2 classes" in text
-    assert "3.0 times the images of the smallest" in text
-    assert r"| a\|b | 2 | 1 | 3 |" in text
-    assert "| width | 300.0 | 300.0 | 300.0 |" in text
-    assert "mean 0.2500, 0.5000, 0.7500, standard deviation 0.1000, 0.2000, 0.3000" in text
-    assert "| truncated | 2 | y.jpg |" in text
-    assert "seed 4: train 0.7, val 0.1, test 0.2" in text
-    assert "Images of one `panel` stay together." in text
-    assert LABELS.checksum in text
-    assert "0123456789abcdef" in text
-
-
-def test_data_card__gaps_are_said() -> None:
-    text = data_card(_data_facts(licence=None, citation=None, rejected=pl.DataFrame(schema=["path", "reason"])))
-    assert "Licence: not stated. Citation: not stated." in text
-    assert "license: unknown" in text
-    assert "Every file was taken in." in text
-
-
-def test_data_card__unknown_fact_is_refused() -> None:
-    with pytest.raises(ValidationError, match="license"):
-        _data_facts(license="MIT")
-
-
-@pytest.mark.parametrize(
-    ("images", "category"),
-    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10_000, "10K<n<100K"), (10**7, "10M<n<100M")],
-)
-def test_data_card__size_category(images: int, category: str) -> None:
-    numbers = profile(_records()).model_copy(update={"images": images})
-    assert DatasetCard(data_card(_data_facts(profile=numbers))).data.size_categories == [category]
 
 
 def _predictions() -> pl.DataFrame:
@@ -194,6 +114,11 @@ def test_model_card__gaps_and_unmeasured_classes_are_said() -> None:
     assert "| cite for the data | not stated |" in text
     assert "| git commit | not stated |" in text
     assert r"Not measured, because test has no image of them: a\|b." in text
+
+
+def test_model_card__licences_with_source_and_approval() -> None:
+    text = model_card(_model_facts(data_licence=Licence(id="cc0-1.0", source="LICENSE.md", approved_by="J. Doe")))
+    assert "| data | CC0-1.0, stated in LICENSE.md, approved by J. Doe |" in text
 
 
 def test_model_card__failed_parity_is_said() -> None:

@@ -1,0 +1,118 @@
+"""Near duplicates: how many planted copies of real photographs are found by kind of change, and 100,000 hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from platform_assets.vision.decoding import decode_rgb, inspect_image
+from platform_assets.vision.hash_pairs import hash_pairs
+from platform_assets.vision.near_duplicates import near_duplicate_groups, near_duplicates
+from platform_tests.vision.pictures import encoded
+
+GROCERY = Path(__file__).parents[3] / "shared/data/grocery"
+PLANTED = 400
+
+
+def _scaled(factor: float) -> Callable[[Image.Image], Image.Image]:
+    table = [min(255, round(level * factor)) for level in range(256)] * 3
+    return lambda image: image.point(table)
+
+
+def _cropped(fraction: float, *, corner: bool = False) -> Callable[[Image.Image], Image.Image]:
+    def crop(image: Image.Image) -> Image.Image:
+        left, top = (0, 0) if corner else (image.width * fraction / 2, image.height * fraction / 2)
+        right, bottom = left + image.width * (1 - fraction), top + image.height * (1 - fraction)
+        return image.crop((round(left), round(top), round(right), round(bottom)))
+
+    return crop
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.BILINEAR)
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG, quality 40": lambda image: image,
+    "half the size": _smaller,
+    "4 % cropped": _cropped(0.04),
+    "8 % cropped": _cropped(0.08),
+    "8 % cropped from a corner": _cropped(0.08, corner=True),
+    "1.3 times as bright": _scaled(1.3),
+    "0.7 times as bright": _scaled(0.7),
+    "two thirds, 5 % cropped, 1.15 times as bright": lambda image: _scaled(1.15)(
+        _cropped(0.05)(image.resize((image.width * 2 // 3, image.height * 2 // 3)))
+    ),
+}
+
+
+def _row(path: str, data: bytes) -> dict[str, object]:
+    facts = inspect_image(data)
+    image_id = hashlib.sha256(data).hexdigest()
+    return {"image_id": image_id, "path": path, "phash": facts.phash, "pixel_std": facts.pixel_std}
+
+
+def _folder(name: str) -> Path:
+    if name == "grocery":
+        return GROCERY
+    found = find_spec("elpv_dataset")
+    return Path(next(iter((found and found.submodule_search_locations) or ["absent"])))
+
+
+def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema_overrides={"pixel_std": pl.Array(pl.Float32, 3)})
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", ["grocery", "elpv"])
+def test_bench_near_duplicates__planted_copies_are_found(name: str) -> None:
+    folder = _folder(name)
+    if not folder.is_dir():
+        pytest.skip(f"the photographs of {name} are not here")
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")}
+    data = {path: place.read_bytes() for path, place in sorted(files.items())}
+    rows = [_row(path, content) for path, content in data.items()]
+    started = time.monotonic()
+    own = near_duplicates(_frame(rows), data.__getitem__)
+    groups = near_duplicate_groups(own)["near_group"].value_counts()["count"]
+    print(f"\n{name}: {len(rows)} images, {own.height} pairs of its own ({1000 * own.height / len(rows):.1f} per 1,000 images),")
+    print(f"{len(groups)} groups, the largest of {groups.max()}; {time.monotonic() - started:.1f} s\n| change | recall |")
+    recalls = {}
+    for change, apply in CHANGES.items():
+        planted, truth = [], set()
+        for index in np.random.default_rng(0).choice(len(rows), PLANTED, replace=False):
+            path = str(rows[index]["path"])
+            copy = encoded(apply(Image.fromarray(decode_rgb(data[path]))), "JPEG", quality=40 if "40" in change else 80)
+            data[f"copy of {path}"] = copy
+            planted.append(_row(f"copy of {path}", copy))
+            truth.add(frozenset((rows[index]["image_id"], planted[-1]["image_id"])))
+        found = near_duplicates(_frame(rows + planted), data.__getitem__)
+        pairs = {frozenset(pair) for pair in found.select("image_id", "other_id").iter_rows()}
+        recalls[change] = len(truth & pairs) / len(truth)
+        print(f"| {change} | {recalls[change]:.3f} |")
+    assert all(recalls[change] >= 0.85 for change in ("JPEG, quality 40", "half the size", "4 % cropped", "0.7 times as bright"))
+
+
+@pytest.mark.bench
+def test_bench_hash_pairs__a_hundred_thousand_in_seconds() -> None:
+    generator = np.random.default_rng(0)
+    hashes = generator.integers(0, 2**64, 100_000, dtype=np.uint64)
+    hashes[50_000:] = hashes[:50_000]
+    for _ in range(6):
+        hashes[50_000:] ^= np.uint64(1) << generator.integers(0, 64, 50_000, dtype=np.uint64)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    rows, _, _ = hash_pairs(hashes, 11)
+    seconds = time.process_time() - started
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"\n100,000 hashes: {len(rows)} pairs, {seconds:.1f} s of CPU, {grown:.0f} MB more")
+    assert len(rows) >= 50_000
+    assert seconds < 20

@@ -1,0 +1,175 @@
+"""The scan of 100,000 small photographs beside plain scripts that decode and hash the same files, and what a second run costs.
+
+python -m platform_tests.benchmarks.bench_scan FOLDER measures one scan of FOLDER, in JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageStat
+
+from platform_assets.vision.formats.folder import FolderSource
+from platform_assets.vision.inspection import Known
+from platform_assets.vision.scanning import Scan, hash_files, scan
+
+FEW, MANY, ROUNDS, CLASSES, SIDE_PX = 10_000, 100_000, 5, 10, 128
+SOURCE = FolderSource(kind="folder", path="x")
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Cost:
+    wall_s: float
+    cpu_s: float
+
+
+def write_photographs(root: Path, count: int) -> list[Path]:
+    """JPEGs of smooth noise in three octaves, each with bytes of its own."""
+    generator = np.random.default_rng(0)
+    fields = [_field(generator, 2 * SIDE_PX) for _ in range(64)]
+    paths = []
+    for number in range(count):
+        top, left = generator.integers(0, SIDE_PX, 2)
+        pixels = fields[number % len(fields)][top : top + SIDE_PX, left : left + SIDE_PX].copy()
+        pixels[:4, :8] = generator.integers(0, 256, (4, 8, 3))
+        paths.append(root / f"class_{number % CLASSES}" / f"{number:06}.jpg")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(paths[-1], quality=88)
+    return paths
+
+
+def _field(generator: np.random.Generator, side: int) -> np.ndarray:
+    octaves = [(cells, generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)) for cells in (4, 16, 64)]
+    total = sum(
+        np.asarray(Image.fromarray(field).resize((side, side), Image.Resampling.BICUBIC), np.float32) / cells**0.5
+        for cells, field in octaves
+    )
+    return (total / np.max(total) * 255).astype(np.uint8)
+
+
+def decode_and_hash(path: Path) -> object:
+    data = path.read_bytes()
+    return hashlib.sha256(data).hexdigest(), simplejpeg.decode_jpeg(data, colorspace="RGB").shape
+
+
+def same_facts(path: Path) -> object:
+    data = path.read_bytes()
+    picture = Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
+    seen = ImageStat.Stat(picture)
+    return hashlib.sha256(data).hexdigest(), picture.size, str(imagehash.phash(picture)), seen.mean, seen.stddev
+
+
+def plain(work: Callable[[Path], object], paths: Sequence[Path]) -> list[object]:
+    """All cores; whole chunks a task, which is a third faster than one file a task."""
+    chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [found for chunk in pool.map(lambda chunk: [work(path) for path in chunk], chunks) for found in chunk]
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    work()
+    return Cost(time.perf_counter() - wall_s, time.process_time() - cpu_s)
+
+
+def measured(root: Path, known: Known | None = None) -> tuple[Scan, Cost]:
+    found: list[Scan] = []
+    spent = cost(lambda: found.append(scan(SOURCE.read(root), root, known=known)))
+    return found[0], spent
+
+
+def peak_mb() -> float:
+    """The largest resident size of this process: bytes on a Mac, kibibytes elsewhere."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def alone(root: Path) -> dict[str, float]:
+    """One scan in a process of its own."""
+    command = [sys.executable, "-m", "platform_tests.benchmarks.bench_scan", str(root)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    answer: dict[str, float] = json.loads(done.stdout)
+    return answer
+
+
+def by_turns(paths: Sequence[Path], root: Path) -> Iterator[tuple[Cost, Cost, Cost]]:
+    for _ in range(ROUNDS):
+        yield (
+            cost(lambda: plain(decode_and_hash, paths)),
+            cost(lambda: plain(same_facts, paths)),
+            measured(root)[1],
+        )
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.bench
+def test_bench_scan__beside_plain_scripts_and_again(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    paths = write_photographs(few, FEW)
+    rounds = list(by_turns(paths, few))
+    ours = [scanned for *_, scanned in rounds]
+    print(f"\n| {FEW:,} JPEGs of {SIDE_PX} px | images/s | CPU us an image | scan's share, wall | scan's share, CPU |")
+    print("| --- | --- | --- | --- | --- |")
+    for column, name in enumerate(("decode, SHA-256", "the same facts, imagehash and ImageStat", "scan")):
+        costs = [turn[column] for turn in rounds]
+        wall = median_ratio([c.wall_s for c in ours], [c.wall_s for c in costs])
+        cpu = median_ratio([c.cpu_s for c in ours], [c.cpu_s for c in costs])
+        rate = FEW / statistics.median(c.wall_s for c in costs)
+        each = statistics.median(c.cpu_s for c in costs) / FEW * 1e6
+        print(f"| {name} | {rate:,.0f} | {each:.0f} | {wall:.2f} | {cpu:.2f} |")
+
+    write_photographs(many, MANY)
+    small, large = alone(few), alone(many)
+    print("\n| images | scan s | peak MB | MB over the imports | hashing alone s | second run s | one changed s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for count, row in ((FEW, small), (MANY, large)):
+        figures = ("scan_s", "peak_mb", "grown_mb", "hash_s", "again_s", "changed_s")
+        print(f"| {count:,} | " + " | ".join(f"{row[name]:.2f}" for name in figures) + " |")
+    assert (large["again_read"], large["changed_read"]) == (0, 1)
+    assert large["again_s"] < large["scan_s"] / 5
+    assert large["grown_mb"] - small["grown_mb"] < 200
+
+
+def main(root: Path) -> None:
+    started_mb = peak_mb()
+    first, scanned = measured(root)
+    scan_mb, code = peak_mb(), ""
+    paths = list(first.records["path"])
+    hash_cost = cost(lambda: hash_files(root, paths))
+    known = Known(hashes=hash_files(root, paths), facts=first.facts, code=code)
+    again, again_cost = measured(root, known)
+    changed = root / paths[len(paths) // 2]
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    known = Known(hashes=hash_files(root, paths, known.hashes), facts=again.facts, code=code)
+    one, one_cost = measured(root, known)
+    figures = {
+        "peak_mb": scan_mb,
+        "grown_mb": scan_mb - started_mb,
+        "scan_s": scanned.wall_s,
+        "hash_s": hash_cost.wall_s,
+    }
+    figures |= {"again_s": again_cost.wall_s, "changed_s": one_cost.wall_s}
+    figures |= {"again_read": again.files_read, "changed_read": one.files_read}
+    json.dump(figures | {"cpu": asdict(scanned)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
