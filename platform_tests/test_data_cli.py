@@ -206,6 +206,10 @@ def test_push_and_pull__through_the_default_and_a_named_remote(made: Project, tm
     assert "tracked: 6 images taken in" in said("validate", "tracked")
     shutil.rmtree(images)
     assert "tracked: 6 images taken in" in said("validate", "tracked"), "what is not there is pulled first"
+    shutil.rmtree(images)
+    made.materialize("group:tracked")
+    assert len(list(images.rglob("*.png"))) == 6
+    assert version_of(made, "tracked") in said("list")
 
 
 def test_push__refusals_are_usage_errors() -> None:

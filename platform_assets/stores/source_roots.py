@@ -26,8 +26,8 @@ def ready_root(
 ) -> Path:
     """The folder that the paths of the records start at: pulled, fetched or unpacked, unless all is there already.
 
-    `on_progress` gets what is done of how much, where that is known, of archives and torchvision's sets alone. Raises MissingSource, and the
-    errors of the store that brings the files.
+    `on_progress` gets what is done of how much, where that is known, of archives and torchvision's sets alone.
+    Raises MissingSource, and the errors of the store that brings the files.
     """
     if isinstance(source, DvcSource):
         Datasets(project, data).pull(source.folder_in(project))

@@ -57,7 +57,7 @@ def _band(hashes_n: Hashes, band: int) -> NDArray[np.int64]:
     import numpy as np
 
     bits = [((hashes_n >> np.uint64(BANDS * bit + band)) & np.uint64(1)) << np.uint64(bit) for bit in range(BAND_BITS)]
-    return np.bitwise_or.reduce(bits).astype(np.int64)
+    return np.asarray(np.bitwise_or.reduce(bits), dtype=np.int64)
 
 
 def _candidates(keys_n: NDArray[np.int64], radius: int) -> Iterator[tuple[Rows, Rows]]:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -162,7 +162,7 @@ def _row(place: Path, path: str, max_pixels: int) -> _Row:
     except BaseException as error:
         error.add_note(f"while reading {place}")
         raise
-    return (path, image_id, size_bytes, None, None, *astuple(facts))
+    return (path, image_id, size_bytes, None, None, *(getattr(facts, name) for name in _IMAGE_SCHEMA))
 
 
 def _rejected(path: str, image_id: str | None, size_bytes: int | None, reason: RejectReason, detail: str) -> _Row:

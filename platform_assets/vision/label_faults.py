@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, ranked: out-of-fold probabilities of a probe on frozen vectors. Pictures are not judged here."""
+"""Labels that are probably wrong, ranked: out-of-fold probabilities of a probe on frozen vectors. No pictures here."""
 
 from __future__ import annotations
 

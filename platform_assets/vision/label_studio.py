@@ -34,8 +34,9 @@ def labelling_config(label_map: LabelMap) -> str:
 
 
 def label_studio_tasks(faults: pl.DataFrame, url: Callable[[str], str], *, model_version: str) -> str:
-    """JSON to import: one task an image with the suggested class as prediction, under the score of its label: the lowest, the most
-    doubtful, are shown first.
+    """JSON to import: one task an image, the suggested class as its prediction, under the score of its label.
+
+    So the most doubtful come first where tasks are sorted by score.
 
     `url` gives the address under which Label Studio shows a path, such as `/data/local-files/?d=...`. The format is its
     documented one of pre-annotations (`data`, `predictions` with `result`, `score`, `model_version`).
@@ -55,7 +56,9 @@ def read_label_studio(place: Path) -> list[Override]:
     except (OSError, ValueError) as error:
         raise BadReview(f"{place}: {error}; export the project as JSON") from error
     if not isinstance(tasks, list):
-        raise BadReview(f"{place}: holds a {type(tasks).__name__}, not a list of tasks; export as JSON, not JSON-MIN or CSV")
+        raise BadReview(
+            f"{place}: holds a {type(tasks).__name__}, not a list of tasks; export as JSON, not JSON-MIN or CSV"
+        )
     found = []
     for index, task in enumerate(tasks):
         try:
@@ -63,7 +66,9 @@ def read_label_studio(place: Path) -> list[Override]:
         except ValidationError as error:
             raise BadReview(f"{place}, task {index}: {error.errors()[0]['msg']}; correct it in the project") from error
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise BadReview(f"{place}, task {index}: {error!r} is missing or odd; import the tasks as they were made") from error
+            raise BadReview(
+                f"{place}, task {index}: {error!r} is missing or odd; import the tasks as they were made"
+            ) from error
         if override is not None:
             found.append((index, override))
     return once(found, f"{place}, task")
@@ -92,7 +97,13 @@ def _decision(task: dict[str, Any]) -> Override | None:
     chosen = values[_FROM_NAME]["choices"][0]
     label = normal_label(chosen)
     changes = {"action": "relabel", "label": label}
-    decided = {"action": "exclude"} if chosen == EXCLUDE else {"action": "keep"} if label == task["data"]["label"] else changes
+    decided = (
+        {"action": "exclude"}
+        if chosen == EXCLUDE
+        else {"action": "keep"}
+        if label == task["data"]["label"]
+        else changes
+    )
     return Override.model_validate(
         {
             **{"image_id": task["data"]["image_id"], "reviewer": _reviewer(last), **decided},

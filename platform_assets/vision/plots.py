@@ -243,13 +243,12 @@ def embedding_map(vectors_nd: NDArray[np.float32], labels: Sequence[str], *, nam
     found, counts = np.unique(array, return_counts=True)
     shown = found[np.argsort(-counts, kind="stable")][:named]
     others = ~np.isin(array, shown)
-    axes.scatter(
-        *points[others].T, s=6, color=GREY, alpha=0.3, label=f"{len(found) - named} more" if any(others) else None
-    )
+    more = f"{len(found) - named} more" if others.any() else None
+    axes.scatter(points[others, 0], points[others, 1], s=6, color=GREY, alpha=0.3, label=more)
     for name in shown:
-        axes.scatter(*points[array == name].T, s=8, alpha=0.6, label=_shown(str(name)))
+        axes.scatter(points[array == name, 0], points[array == name, 1], s=8, alpha=0.6, label=_shown(str(name)))
     axes.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"component 2 ({shares[1]:.0%})" if len(shares) > 1 else "component 2")
+    axes.set_ylabel(f"component 2 ({shares[1]:.0%})")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _png(figure)
 

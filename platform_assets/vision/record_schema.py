@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from platform_assets.vision.sources import annotation_types
 from platform_assets.vision.splits import PARTS
@@ -41,9 +41,7 @@ def record_schema() -> pa.DataFrameSchema:
         "pixel_mean": pa.Column(pl.Array(pl.Float32, 3), fractions),
         "pixel_std": pa.Column(pl.Array(pl.Float32, 3), fractions),
     }
-    optional = {
-        name: pa.Column(kind, nullable=True, required=False) for name, kind in annotation_types().items()
-    }
+    optional = {name: pa.Column(kind, nullable=True, required=False) for name, kind in annotation_types().items()}
     return pa.DataFrameSchema(columns | optional, unique=["image_id", "split"], strict=False)
 
 
@@ -59,7 +57,9 @@ def schema_problems(records: pl.DataFrame) -> pl.DataFrame:
     try:
         record_schema().validate(records, lazy=True)
     except pa.errors.SchemaErrors as found:
-        cases = found.failure_cases.select("column", "check", "index", value=pl.col("failure_case").cast(pl.String))
+        cases: pl.DataFrame = found.failure_cases.select(
+            "column", "check", "index", value=pl.col("failure_case").cast(pl.String)
+        )
     else:
         return empty
     typed = pl.col("check").str.starts_with("dtype(")
@@ -73,7 +73,8 @@ def schema_problems(records: pl.DataFrame) -> pl.DataFrame:
         rows=pl.when(pl.col("index").null_count() == 0).then(pl.col("index").n_unique().cast(pl.Int64)),
         example=example.first(),
     )
-    return counted.sort("column", "check", nulls_last=True).select(*empty.columns)
+    problems: pl.DataFrame = counted.sort("column", "check", nulls_last=True).select(*empty.columns)
+    return problems
 
 
 def _paths(records: pl.DataFrame) -> pl.DataFrame:

@@ -41,7 +41,9 @@ class Override(BaseModel):
     @model_validator(mode="after")
     def _label_fits(self) -> Override:
         if (self.action == "relabel") != bool(self.label):
-            raise ValueError(f"action {self.action} with label {self.label!r}; give a label with relabel, and only then")
+            raise ValueError(
+                f"action {self.action} with label {self.label!r}; give a label with relabel, and only then"
+            )
         if self.label != normal_label(self.label):
             raise ValueError(f"label {self.label!r} has outer blanks or is not NFC; write {normal_label(self.label)!r}")
         if self.date:
@@ -77,7 +79,7 @@ def read_overrides(place: Path) -> list[Override]:
     Raises BadReview with file and line.
     """
     try:
-        text = place.read_text("utf-8-sig")
+        text = place.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadReview(f"{place}: {error}; give a CSV in UTF-8") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -87,7 +89,9 @@ def read_overrides(place: Path) -> list[Override]:
             raise BadReview(f"{place}: line 1 lacks the columns {sorted(missing)}; the header is {reader.fieldnames}")
         for row in reader:
             if None in row or None in row.values():
-                raise BadReview(f"{place} line {reader.line_num}: not {len(reader.fieldnames or ())} cells as in the header")
+                raise BadReview(
+                    f"{place} line {reader.line_num}: not {len(reader.fieldnames or ())} cells as in the header"
+                )
             cells = {name: _plain(row[name]) for name in OVERRIDE_COLUMNS if name in row}
             if cells["action"].strip():
                 found.append((reader.line_num, _override(f"{place} line {reader.line_num}", cells)))
@@ -102,17 +106,29 @@ def apply_overrides(
     """The rows after the decisions, and a report with one row a decision: the override's columns, applied, before, rows, detail.
 
     `records` has image_id and label; rows keep their order. Where `applied` is false the decision no longer matches and
-    nothing was done: `detail` says why (no such image, a label that is no class). A label that is already there counts as applied.
+    nothing was done: `detail` says why (no such image, a label that is no class). A label that is there already is applied.
     """
     import polars as pl
 
     names = set(classes.names if isinstance(classes, LabelMap) else classes)
-    held = dict(records.group_by("image_id").agg(pl.col("label").unique().sort(), rows=pl.len()).rows_by_key("image_id", unique=True))
+    held = dict(
+        records.group_by("image_id")
+        .agg(pl.col("label").unique().sort(), rows=pl.len())
+        .rows_by_key("image_id", unique=True)
+    )
     report = []
     for override in overrides:
         labels, rows = held.get(override.image_id, ([], 0))
         why = _refusal(override, rows, names)
-        report.append({**override.model_dump(), "applied": not why, "before": ", ".join(labels) or None, "rows": rows, "detail": why})
+        report.append(
+            {
+                **override.model_dump(),
+                "applied": not why,
+                "before": ", ".join(labels) or None,
+                "rows": rows,
+                "detail": why,
+            }
+        )
     frame = pl.DataFrame(report, schema=_report_schema(), orient="row")
     applied = frame.filter("applied")
     relabelled = applied.filter(action="relabel").select("image_id", __label="label")
@@ -159,7 +175,7 @@ def once(found: Sequence[tuple[object, Override]], place: str) -> list[Override]
 
 def _csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, restval="")
     writer.writeheader()
     writer.writerows({name: _guarded(str(cell)) for name, cell in row.items() if cell is not None} for row in rows)
     return buffer.getvalue()

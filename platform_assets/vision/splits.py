@@ -93,7 +93,9 @@ def split_leaks(records: pl.DataFrame, *, group_by: str = "group", near: pl.Data
     placed = records.filter(pl.col("split").is_not_null())
     keyed = [("bytes", placed, "image_id"), ("group", placed, group_by)]
     if near is not None:
-        pairs = near.select(__pair=pl.concat_str("image_id", "other_id", separator=" "), image_id="image_id", other_id="other_id")
+        pairs = near.select(
+            __pair=pl.concat_str("image_id", "other_id", separator=" "), image_id="image_id", other_id="other_id"
+        )
         sides = [pairs.select("__pair", image_id=side) for side in ("image_id", "other_id")]
         keyed.append(("near_duplicate", placed.join(pl.concat(sides), on="image_id"), "__pair"))
     return pl.concat(_crossing(kind, rows, column) for kind, rows, column in keyed)
@@ -104,7 +106,11 @@ def _crossing(kind: str, rows: pl.DataFrame, column: str) -> pl.DataFrame:
 
     keyed = rows.filter(pl.col(column).is_not_null()).group_by(pl.col(column).cast(pl.String).alias("key"))
     by_key = keyed.agg(pl.col("split").unique().sort().alias("parts"), pl.col("path").sort().alias("paths"))
-    return by_key.filter(pl.col("parts").list.len() > 1).sort("key").select(pl.lit(kind).alias("kind"), "key", "parts", "paths")
+    return (
+        by_key.filter(pl.col("parts").list.len() > 1)
+        .sort("key")
+        .select(pl.lit(kind).alias("kind"), "key", "parts", "paths")
+    )
 
 
 def absent_classes(records: pl.DataFrame, label_map: LabelMap) -> dict[Part, list[str]]:

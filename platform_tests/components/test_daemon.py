@@ -1,7 +1,8 @@
-"""A live daemon over a new project: an unchanged source asks for nothing, one added image for what is behind it."""
+"""A live daemon over a new project: what it asks for by itself, and what the UI's button has it do."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
-from platform_tests.commands import done, instance_of, started, until
+from platform_tests.commands import done, edit, instance_of, started, until
 from platform_tests.components.projects import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,16 +22,29 @@ SENSORS = {"photos_new_dataset_version", "default_automation_condition_sensor"}
 BEHIND_THE_IMAGES = {"source", "records", "rejected", "label_map", "tiny_subset", "profile", "data_card"}
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+CNN = {"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 32, "train": {"epochs": 1, "warmup_epochs": 0}}
+TRIALS = ["cnn__s0", "cnn__s1", "again__s0", "again__s1"]
+# What the button "Launch backfill" of the UI sends for a group with every partition chosen (dagster 1.13.27).
+MATERIALIZE_ALL = """mutation ($backfillParams: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $backfillParams) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
     """A new project whose dataset is materialized once."""
-    images = write_images(tmp_path / "images", per_class=8)
-    done(tmp_path, "kestrel", "init", "project", "--images", str(images))
-    done(tmp_path / "project", "kestrel", "materialize", "photos")
-    return tmp_path / "project"
+    folder = tmp_path_factory.mktemp("daemon")
+    images = write_images(folder / "images", per_class=8)
+    done(folder, "kestrel", "init", "project", "--images", str(images))
+    project = folder / "project"
+    edit(project, "photos_first", baseline="cnn", variants={"cnn": CNN, "again": CNN}, gate={"minimum": 0.0})
+    (project / "data/mlflow").mkdir(parents=True)
+    shutil.copy(mlflow_database, project / "data/mlflow/mlflow.db")
+    done(project, "kestrel", "materialize", "photos")
+    return project
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def watched(project: Path) -> Iterator[dg.DagsterInstance]:
     """Its instance, both sensors switched on and a daemon running."""
     for sensor in sorted(SENSORS):
@@ -84,14 +98,14 @@ def _at_rest(instance: dg.DagsterInstance) -> bool:
 
 
 def test_daemon__one_added_image_makes_the_dataset_again_and_nothing_else(
-    watched: dg.DagsterInstance, tmp_path: Path
+    watched: dg.DagsterInstance, project: Path, tmp_path: Path
 ) -> None:
-    for _ in range(3):
+    for _ in range(2):
         _both_tick_again(watched)
     assert not _asked_for(watched)
 
     extra = next((write_images(tmp_path / "more", per_class=1, seed=5) / "red").iterdir())
-    shutil.copy(extra, tmp_path / "images/red/one_more.png")
+    shutil.copy(extra, project.parent / "images/red/one_more.png")
     wanted = {f"photos/{name}" for name in BEHIND_THE_IMAGES}
 
     def all_made() -> bool:
@@ -108,3 +122,25 @@ def test_daemon__one_added_image_makes_the_dataset_again_and_nothing_else(
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["dagster/row_count"].value == 25
+
+
+def test_ui__materialize_all_makes_an_experiment_whole(watched: dg.DagsterInstance, project: Path) -> None:
+    names = ("checkpoint", "predictions", "metrics", "leaderboard", "champion", "exports", "model_card")
+    asked = {"assetSelection": [{"path": ["photos", "first", name]} for name in names], "partitionNames": TRIALS}
+    variables = json.dumps({"backfillParams": {**asked, "fromFailure": False}})
+    said = done(project, "dagster-graphql", "-w", "workspace.yaml", "-t", MATERIALIZE_ALL, "-v", variables)
+    assert "LaunchBackfillSuccess" in said
+    (backfill,) = watched.get_backfills()
+
+    def ended() -> bool:
+        found = watched.get_backfill(backfill.backfill_id)
+        return found is not None and found.status.value.startswith(("COMPLETED", "FAILED", "CANCELED"))
+
+    until(ended, 240, lambda: [(run.status, run.asset_selection) for run in watched.get_runs()])
+    runs = [run for run in watched.get_runs() if run.tags.get("dagster/backfill") == backfill.backfill_id]
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
+    made = {"/".join(key.path[2:]) for run in runs for key in run.asset_selection or ()}
+    assert made == set(names)
+    tables = project / "data/tables/photos/first"
+    assert sorted(path.stem for path in (tables / "metrics").glob("*.parquet")) == sorted(TRIALS)
+    assert (project / "data/cards/photos/first/model_card.md").is_file()

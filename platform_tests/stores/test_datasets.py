@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from platform_assets.stores.datasets import (
     RemoteRefused,
     RemoteUnreachable,
 )
-from platform_tests.commands import until
 from platform_tests.s3_server import S3Server
 from platform_tests.vision.pictures import png, write
 
@@ -252,7 +253,9 @@ def test_s3__push_wipe_pull_gives_the_same_hashes(datasets: Datasets, project: P
 PUSH = """
 import sys
 from pathlib import Path
+import dvc.repo, dvc_s3, s3fs
 from platform_assets.stores.datasets import Datasets
+print("ready", flush=True)
 Datasets(Path(sys.argv[1]), Path(sys.argv[1], "data")).push(Path("images"))
 """
 
@@ -260,20 +263,23 @@ Datasets(Path(sys.argv[1]), Path(sys.argv[1], "data")).push(Path("images"))
 def test_s3__a_push_that_was_killed_uploads_only_the_rest(
     datasets: Datasets, project: Path, s3_login: S3Server
 ) -> None:
-    for number in range(60):
-        write(project / "images", f"class_0/large_{number}.bin", os.urandom(500_000))
+    for number in range(100):
+        write(project / "images", f"class_0/large_{number}.bin", os.urandom(250_000))
     datasets.add(IMAGES)
-    objects = 60 + 4 + 1
+    objects = 100 + 4 + 1
     s3_login.make_bucket("broken-off")
     datasets.use_remote("s3://broken-off", endpoint_url=s3_login.endpoint_url)
     with (project / ".dvc/config").open("a") as config:
         config.write("    jobs = 1\n")
-    process, client = subprocess.Popen([sys.executable, "-c", PUSH, str(project)]), s3_login.client()
-    try:
-        until(lambda: len(written(client)) > 3, 60, lambda: process.poll())
-    finally:
-        process.kill()
-        process.wait(30)
+    client = s3_login.client()
+    with subprocess.Popen([sys.executable, "-c", PUSH, str(project)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            while len(written(client)) <= 3:
+                work_a_little(process)
+        finally:
+            process.kill()
     uploaded = written(client)
     assert 3 < len(uploaded) < objects
     assert datasets.push(IMAGES) == objects - len(uploaded)
@@ -283,6 +289,14 @@ def test_s3__a_push_that_was_killed_uploads_only_the_rest(
     wipe(project)
     assert datasets.pull(IMAGES) == objects
     assert hashes(project / "images") == before
+
+
+def work_a_little(process: subprocess.Popen[bytes]) -> None:
+    """So short a while, and stopped again, that the push cannot end in it, however busy the machine is."""
+    assert process.poll() is None, "it ended before it had pushed anything"
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.03)
+    process.send_signal(signal.SIGSTOP)
 
 
 def written(client: Any) -> dict[str, tuple[object, str]]:

@@ -31,7 +31,7 @@ def faults_of(pictures: dict[str, Image.Image]) -> pl.DataFrame:
 
 SOUND = {f"sound{index}": scene(index) for index in range(8)}
 PLANTED = {
-    "blur": ImageOps.equalize(scene(20).filter(ImageFilter.GaussianBlur(12))),
+    "blur": ImageOps.autocontrast(scene(20).filter(ImageFilter.GaussianBlur(16))),
     "dark": scene(21).point([level // 8 for level in range(256)] * 3),
     "bright": scene(22).point([253 + level // 128 for level in range(256)] * 3),
     "low_information": Image.new("RGB", (96, 72), (90, 120, 60)),

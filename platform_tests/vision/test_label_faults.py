@@ -21,7 +21,9 @@ def photographs(count: int = 120, *, flipped: list[int] | None = None) -> tuple[
     """Three clouds of vectors; the labels of the rows `flipped` are of another cloud."""
     generator = np.random.default_rng(0)
     clouds = np.arange(count) % 3
-    vectors_nd = (4 * np.eye(3)[clouds] @ generator.normal(size=(3, 8)) + generator.normal(size=(count, 8))).astype("f4")
+    vectors_nd = (4 * np.eye(3)[clouds] @ generator.normal(size=(3, 8)) + generator.normal(size=(count, 8))).astype(
+        "f4"
+    )
     labels = [NAMES.names[(cloud + (row in (flipped or []))) % 3] for row, cloud in enumerate(clouds)]
     ids = [f"{row:04x}" for row in range(count)]
     records = pl.DataFrame({"image_id": ids, "path": [f"{i}.png" for i in ids], "label": labels})
@@ -72,14 +74,19 @@ def test_faults__group_by_is_used_and_images_without_group_stand_alone() -> None
     records, vectors = photographs(60)
     grouped = records.with_columns(near_group=pl.when(pl.int_range(pl.len()) < 6).then(pl.lit("g")))
     found = label_faults(grouped, vectors, NAMES, group_by="near_group")
-    assert found.sort("image_id")["score"].to_list() != label_faults(records, vectors, NAMES).sort("image_id")["score"].to_list()
+    assert (
+        found.sort("image_id")["score"].to_list()
+        != label_faults(records, vectors, NAMES).sort("image_id")["score"].to_list()
+    )
     with pytest.raises(CannotJudgeLabels, match="group_by 'session' is not a column"):
         label_faults(records, vectors, NAMES, group_by="session")
 
 
 def test_faults__a_class_smaller_than_the_folds_is_named() -> None:
     records, vectors = photographs(12)
-    with pytest.raises(CannotJudgeLabels, match=r"3 classes have fewer than 5 images or groups: a \(4\), b \(4\), c \(4\)"):
+    with pytest.raises(
+        CannotJudgeLabels, match=r"3 classes have fewer than 5 images or groups: a \(4\), b \(4\), c \(4\)"
+    ):
         label_faults(records, vectors, NAMES)
 
 

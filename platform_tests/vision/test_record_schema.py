@@ -26,7 +26,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
 
 def changed(records: pl.DataFrame, column: str, value: Any, row: int = 2) -> pl.DataFrame:
     whole = pl.lit(value, dtype=records.schema[column])
-    return records.with_columns(pl.when(pl.int_range(pl.len()) == row).then(whole).otherwise(pl.col(column)).alias(column))
+    return records.with_columns(
+        pl.when(pl.int_range(pl.len()) == row).then(whole).otherwise(pl.col(column)).alias(column)
+    )
 
 
 def test_schema__records_of_a_scan_are_good(records: pl.DataFrame) -> None:

@@ -13,10 +13,10 @@ from scipy.stats import binom
 from platform_assets.vision.shift import CannotCompare, shift
 
 ALPHA = 0.05
-REPETITIONS = 300
+REPETITIONS = 200
 
 
-def photographs(generator: np.random.Generator, count: int = 60, **changed: Any) -> pl.DataFrame:
+def photographs(generator: np.random.Generator, count: int = 40, **changed: Any) -> pl.DataFrame:
     """Records of one population; sizes come in steps, brightness and bytes are alike: the subjects are dependent."""
     brightness = generator.beta(4, 4, count)
     columns = {
@@ -38,7 +38,9 @@ def vectors(generator: np.random.Generator, *sides: pl.DataFrame, moved: float =
     frames = []
     for side in sides:
         values = generator.normal(size=(len(side), 8)) + (moved if side is sides[-1] else 0)
-        frames.append(side.select("image_id").with_columns(vector=pl.Series(values.astype("f4"), dtype=pl.Array(pl.Float32, 8))))
+        frames.append(
+            side.select("image_id").with_columns(vector=pl.Series(values.astype("f4"), dtype=pl.Array(pl.Float32, 8)))
+        )
     return pl.concat(frames)
 
 
@@ -66,11 +68,11 @@ def test_shift__each_test_alone_has_p_values_that_are_not_too_small() -> None:
 
 
 PLANTED: dict[str, Callable[[np.random.Generator], dict[str, Any]]] = {
-    "label": lambda generator: {"label": generator.choice(list("abc"), 60, p=[0.1, 0.2, 0.7])},
-    "brightness": lambda generator: {"pixel_mean": np.full((60, 3), 0.8)},
-    "contrast": lambda generator: {"pixel_std": np.full((60, 3), 0.6)},
-    "width": lambda generator: {"width": np.full(60, 640)},
-    "bytes": lambda generator: {"bytes": np.full(60, 1000)},
+    "label": lambda generator: {"label": generator.choice(list("abc"), 40, p=[0.1, 0.2, 0.7])},
+    "brightness": lambda generator: {"pixel_mean": np.full((40, 3), 0.8)},
+    "contrast": lambda generator: {"pixel_std": np.full((40, 3), 0.6)},
+    "width": lambda generator: {"width": np.full(40, 640)},
+    "bytes": lambda generator: {"bytes": np.full(40, 1000)},
 }
 
 
@@ -107,18 +109,18 @@ def test_shift__does_not_depend_on_row_order() -> None:
 
 def test_shift__images_on_both_sides_are_refused() -> None:
     frame = photographs(np.random.default_rng(6))
-    with pytest.raises(CannotCompare, match="60 images stand on both sides"):
+    with pytest.raises(CannotCompare, match="40 images stand on both sides"):
         shift(frame, frame)
 
 
 def test_shift__too_few_images_are_refused() -> None:
     generator = np.random.default_rng(7)
-    with pytest.raises(CannotCompare, match="4 and 60 images; at least 5"):
+    with pytest.raises(CannotCompare, match="4 and 40 images; at least 5"):
         shift(photographs(generator).head(4), photographs(generator))
 
 
 def test_shift__images_without_vector_are_counted() -> None:
     generator = np.random.default_rng(8)
     before, after = photographs(generator), photographs(generator)
-    with pytest.raises(CannotCompare, match="60 of 60 images have no vector"):
+    with pytest.raises(CannotCompare, match="40 of 40 images have no vector"):
         shift(before, after, vectors=vectors(generator, before))

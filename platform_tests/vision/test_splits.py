@@ -101,6 +101,38 @@ def test_split__same_image_twice_without_groups() -> None:
     assert counts(divided) == {"train": 42, "val": 6, "test": 12}
 
 
+def test_split__grouped_keeps_near_duplicates_and_groups_together() -> None:
+    # Rows 0 and 1 look alike, 1 and 2 are one session, 2 and 3 look alike: all four stay together.
+    near = ["n0", "n0", "n1", "n1"] + [f"n{index // 3}" if index % 2 else None for index in range(20, 116)]
+    sessions = [None, "s", "s", None] + [None] * 96
+    frame = records(["a", "b"] * 50, groups=sessions, near_group=near)
+    divided = assign_splits(frame, SplitRule(kind="grouped", group_by="group"))
+    assert divided["split"][:4].n_unique() == 1
+    named = divided.filter(pl.col("near_group").is_not_null())
+    assert named.group_by("near_group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert all(abs(counts(divided)[part] - share) <= 2 for part, share in zip(PARTS, (70, 10, 20), strict=True))
+
+
+def test_split__equal_names_in_two_columns_are_not_one_group() -> None:
+    # As one group, x would be the whole set and leave two parts without images.
+    frame = records(["a", "b"] * 10, groups=["x"] * 14 + [None] * 6, near_group=[None] * 14 + ["x"] * 4 + [None] * 2)
+    divided = assign_splits(frame, SplitRule(kind="grouped", group_by="group"))
+    assert divided["split"][0] != divided["split"][14]
+
+
+def test_split__grouped_without_the_column_says_what_to_do() -> None:
+    with pytest.raises(BadSplit, match="needs the column near_group; find near duplicates before the split"):
+        assign_splits(records(["a", "b"]), SplitRule(kind="grouped"))
+
+
+def test_leaks__near_duplicates_across_parts_are_pairs_with_both_paths() -> None:
+    frame = records(["a"] * 4, splits=["train", "test", "train", "train"], image_ids=["aa", "bb", "cc", "dd"])
+    near = pl.DataFrame({"image_id": ["aa", "cc", "aa"], "other_id": ["bb", "dd", "gone"]})
+    assert split_leaks(frame).is_empty()
+    assert split_leaks(frame, near=near).rows() == [("near_duplicate", "aa bb", ["test", "train"], ["0.png", "1.png"])]
+    assert split_leaks(frame, near=near.clear()).is_empty()
+
+
 def test_split__seed_of_the_call_goes_before_the_rules() -> None:
     frame = records(["a", "b"] * 50)
     first = assign_splits(frame, drawn(seed=1))
