@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,23 @@ class FilesResource(dg.ConfigurableResource[Any]):
     root: str = Field(description="the project's folder; relative source paths start here")
     data: str = Field(description="folder of everything a run writes")
 
-    def card(self, *names: str) -> Path:
-        return Path(self.data, "cards", *names).with_suffix(".md")
+    def card(self, *names: str, suffix: str = ".md") -> Path:
+        return Path(self.data, "cards", *names).with_suffix(suffix)
 
-    def source_root(self, source: Format) -> Path:
+    def source_root(self, source: Format, on_progress: Callable[[int, int | None], None] | None = None) -> Path:
         """The folder that the paths of a source's records start at, its files brought here first where need be."""
         from platform_assets.stores.source_roots import ready_root
 
-        return ready_root(source, Path(self.root), Path(self.data))
+        return ready_root(source, Path(self.root), Path(self.data), on_progress)
+
+    def stated_version(self, source: Format) -> str | None:
+        """The version that a source states, such as DVC's hash; None where its files must be looked at."""
+        from platform_assets.stores.source_roots import stated_version
+
+        return stated_version(source, Path(self.root), Path(self.data))
+
+    def reviews(self, *names: str) -> Path:
+        return Path(self.data, "reviews", *names)
 
     def tiny_subset(self, dataset: str) -> Path:
         return Path(self.data, "tiny", dataset)

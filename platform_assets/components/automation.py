@@ -25,16 +25,14 @@ def new_dataset_version(spec: VisionDatasetSpec) -> dg.SensorDefinition:
         description=f"Watches the files of {spec.name}; a changed, added or removed file asks for its source asset.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        from platform_assets.vision.scanning import hash_files, source_version
-        from platform_assets.vision.sources import source_files
+        from platform_assets.components.source_steps import hashed, version_now
 
-        tables, key = context.resources.tables.open(), [spec.name, "source"]
-        root = context.resources.files.source_root(spec.source)
-        known = tables.read(key) if tables.exists(key) else None
-        files = hash_files(root, source_files(spec.source, root), known=known)
-        version = source_version(files)[:16]
-        if known is not None and source_version(known)[:16] == version:
-            yield dg.SkipReason(f"{spec.name}: {files.height:,} files at {root}, still version {version}")
+        tables, files, key = context.resources.tables.open(), context.resources.files, [spec.name, "source_version"]
+        known = tables.read(key)["version"].item() if tables.exists(key) else None
+        stated = files.stated_version(spec.source) is not None
+        version = version_now(spec, files, None if stated else hashed(spec, tables, files.source_root(spec.source)))
+        if version == known:
+            yield dg.SkipReason(f"{spec.name}: still version {version}")
         else:
             yield dg.RunRequest(run_key=f"{spec.name}:{version}", tags={"kestrel/source_version": version})
 

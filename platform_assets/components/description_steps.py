@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.records_steps import frame_version, read_label_map
+from platform_assets.components.quality_steps import image_issues
+from platform_assets.components.records_steps import read_label_map
+from platform_assets.components.specs import data_version
 from platform_assets.resources import FilesResource
 
 if TYPE_CHECKING:
@@ -17,11 +20,17 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
+    from platform_assets.vision.findings import Findings
+    from platform_assets.vision.profile import Profile
+    from platform_assets.vision.profile_page import ProfilePageFacts
 
 Result = dg.MaterializeResult[Any]
 
 TINY = "At most two batches a part, every label where that fits: copied bytes, manifest and checksum, for smoke runs."
-PROFILE = "Counts, sizes, channel mean and standard deviation, class balance and a contact sheet of this version."
+PROFILE = (
+    "This version in one HTML page: counts, sizes, channel mean and standard deviation, class balance, samples of each class, "
+    "duplicates, worst quality."
+)
 DATA_CARD = "The data card in Markdown, every number from the assets above; what is not known is marked as not stated."
 
 
@@ -72,18 +81,23 @@ def _contact_sheet(frame: pl.DataFrame, root: Path) -> bytes:
     return contact_sheet(frame, lambda path: (root / path).read_bytes())
 
 
-def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
+def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Iterator[Result]:
+    """The issues of the images, and the page that shows them beside all else that is known."""
     from platform_assets.vision import plots
     from platform_assets.vision.profile import profile as profile_of
+    from platform_assets.vision.profile_page import profile_page
 
-    frame = tables.read([spec.name, "records"])
+    frame, root = tables.read([spec.name, "records"]), files.source_root(spec.source)
+    yield image_issues(spec, frame, tables, root)
     numbers = profile_of(frame)
+    page = profile_page(_page_facts(spec, frame, numbers, tables), lambda path: (root / path).read_bytes())
+    path = _written(files.card(spec.name, "profile", suffix=".html"), page)
     tables.write([spec.name, "profile"], numbers.counts)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(
-            frame_version(frame.select("image_id", "label", "split", "pixel_mean", "pixel_std"))
-        ),
+    yield dg.MaterializeResult(
+        asset_key=[spec.name, "profile"],
+        data_version=data_version(page),
         metadata={
+            "page": dg.MetadataValue.path(str(path)),
             "images": numbers.images,
             "classes": numbers.classes,
             "bytes": numbers.total_bytes,
@@ -93,8 +107,44 @@ def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Re
             "sizes": show.table(numbers.sizes),
             "formats": show.table(numbers.formats),
             "class_balance": show.picture(plots.class_balance(numbers.counts)),
-            "contact_sheet": show.picture(_contact_sheet(frame, files.source_root(spec.source))),
+            "contact_sheet": show.picture(_contact_sheet(frame, root)),
         },
+    )
+
+
+def _page_facts(spec: VisionDatasetSpec, frame: pl.DataFrame, numbers: Profile, tables: Tables) -> ProfilePageFacts:
+    from platform_assets.vision.profile_page import ProfilePageFacts
+
+    said = spec.model_dump(mode="json", include={"source", "split", "leaks", "max_pixels"}, exclude_unset=True)
+    return ProfilePageFacts(
+        name=spec.name,
+        description=spec.description,
+        licence=spec.licence,
+        citation=spec.citation,
+        version=tables.current_version([spec.name, "records"]) or "",
+        made_from=said,
+        label_map=read_label_map(tables, spec.name),
+        profile=numbers,
+        records=frame,
+        rejected=tables.read([spec.name, "rejected"]),
+        findings=_findings(spec, tables),
+    )
+
+
+def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
+    """What was looked for in this version; the label issues are those of an experiment that saw this very version."""
+    from platform_assets.vision.findings import Findings
+    from platform_assets.vision.near_duplicates import near_duplicate_groups
+
+    pairs = None if spec.near_duplicates == "ignore" else tables.read([spec.name, "near_duplicates"])
+    issues = [spec.name, "label_issues_found"]
+    labels = tables.read(issues) if tables.exists(issues) else None
+    version = tables.current_version([spec.name, "records"])
+    return Findings(
+        near_duplicates=None if pairs is None else near_duplicate_groups(pairs),
+        image_faults=tables.read([spec.name, "image_issues"]),
+        label_faults=labels if labels is not None and tables.current_version(issues) == version else None,
+        overrides=tables.read([spec.name, "overrides"]) if spec.overrides else None,
     )
 
 
@@ -103,23 +153,28 @@ def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> 
     from platform_assets.vision.data_card import data_card as write_card
     from platform_assets.vision.profile import profile as profile_of
 
-    frame = tables.read([spec.name, "records"])
     facts = DataCardFacts(
         name=spec.name,
         description=spec.description,
         licence=spec.licence,
         citation=spec.citation,
+        responsible_ai=spec.responsible_ai,
         split=spec.split,
         label_map=read_label_map(tables, spec.name),
-        profile=profile_of(frame),
+        profile=profile_of(tables.read([spec.name, "records"])),
         rejected=tables.read([spec.name, "rejected"]),
+        findings=_findings(spec, tables),
         version=tables.current_version([spec.name, "records"]) or "",
     )
     text = write_card(facts)
-    path = files.card(spec.name, "data_card")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path = _written(files.card(spec.name, "data_card"), text)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(facts.version),
+        data_version=data_version(facts.version, text),
         metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},
     )
+
+
+def _written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

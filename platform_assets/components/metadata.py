@@ -33,6 +33,12 @@ def _shown(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
+def one_row(**values: str) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([values])
+
+
 def picture(image: bytes) -> dg.MarkdownMetadataValue:
     """A PNG or JPEG of at most 100 KB, inside the event log, as the UI shows it."""
     from platform_assets.vision.plots import as_markdown

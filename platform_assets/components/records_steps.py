@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.source_steps import source_code
+from platform_assets.components.quality_steps import near_duplicates_result, near_pairs, record_check_results
+from platform_assets.components.source_steps import overrides_hash, source_code
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.scanning import Scan
 
 Result = dg.MaterializeResult[Any]
 
@@ -33,7 +36,7 @@ LABEL_MAP = (
 
 
 def records_code(spec: VisionDatasetSpec) -> list[str]:
-    return [*source_code(spec), "vision.splits"]
+    return [*source_code(spec), "vision.splits", "vision.near_duplicates", "vision.reviews"]
 
 
 def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
@@ -41,8 +44,11 @@ def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
         return dg.AssetCheckSpec(name, asset=[dataset, asset], description=text, blocking=blocking)
 
     return [
+        check("records_match_their_schema", "records", "Types, ranges and uniqueness, by pandera.", blocking=True),
         check("records_have_no_split_leak", "records", "No bytes and no group stand in two parts.", blocking=True),
         check("records_cover_every_class", "records", "Every part has images of every class.", blocking=False),
+        check("classes_are_balanced", "records", "Every class has enough images, none far too many.", blocking=False),
+        check("test_is_like_train", "records", "No test tells the images of train and test apart.", blocking=False),
         check("rejected_fraction_is_acceptable", "rejected", "Few files were rejected.", blocking=True),
     ]
 
@@ -52,72 +58,108 @@ def records(
 ) -> Iterator[Result]:
     """Decode and check every file once, split what is readable, keep what is not with its reason.
 
-    When files, YAML and code are those of the tables at hand, those are taken as they are.
+    When files, YAML and code are those of the tables at hand, those are taken as they are, and a file whose content was
+    seen before is not opened again.
     """
-    made_from = _made_from(spec, tables)
+    made_from = _made_from(spec, tables, files)
     if not _is_made(spec, tables, made_from):
         _make_records(context, spec, tables, files)
-        tables.write([spec.name, "records_made_from"], _one_row(version=made_from))
+        tables.write([spec.name, "records_made_from"], show.one_row(version=made_from))
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
     context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
-    yield _records_result(spec, frame, label_map, tables.current_version([spec.name, "records"]) or "")
+    yield _records_result(spec, frame, label_map, tables)
     yield _rejected_result(spec, frame, rejected)
     yield _label_map_result(spec, label_map)
+    yield near_duplicates_result(spec, frame, tables, files)
 
 
-def _made_from(spec: VisionDatasetSpec, tables: Tables) -> str:
-    """The version of all that the records follow from: files, YAML and code."""
+def _made_from(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> str:
+    """The version of all that the records follow from: files, YAML, decisions and code."""
     from platform_assets.vision.scanning import source_version
 
-    said = spec.model_dump_json(include={"source", "split", "leaks", "max_pixels"})
-    return data_version(
-        source_version(tables.read([spec.name, "source"])), said, code_version(*records_code(spec))
-    ).value
+    said = spec.model_dump_json(include={"source", "split", "leaks", "max_pixels", "near_duplicates"})
+    hashes = source_version(tables.read([spec.name, "source"]))
+    return data_version(hashes, said, overrides_hash(spec, files), code_version(*records_code(spec))).value
 
 
 def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
-    names = ("records_made_from", "records", "rejected", "label_map")
+    names = ("records_made_from", "records", "rejected", "label_map", "near_duplicates", "overrides")
     whole = all(tables.exists([spec.name, name]) for name in names)
     return whole and tables.read([spec.name, "records_made_from"])["version"].item() == made_from
-
-
-def _one_row(**values: str) -> pl.DataFrame:
-    import polars as pl
-
-    return pl.DataFrame([values])
 
 
 def _make_records(
     context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
 ) -> None:
+    from platform_assets.vision.near_duplicates import near_duplicate_groups, with_near_group
     from platform_assets.vision.profile import records_version
-    from platform_assets.vision.scanning import scan
     from platform_assets.vision.splits import assign_splits
 
-    progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
     root = files.source_root(spec.source)
     with show.stops_cleanly("Nothing was written."):
-        found = scan(
-            spec.source.read(root),
-            root,
-            max_pixels=spec.max_pixels,
-            leaks=spec.leaks,
-            on_progress=progress,
-        )
-    frame = assign_splits(found.records, spec.split)
-    tables.write_version([spec.name, "records"], records_version(frame)[:16], frame)
+        found = _scan(context, spec, tables, root)
+        rows, applied = _reviewed(spec, found.records, found.label_map, files)
+        pairs = near_pairs(spec, rows, root)
+    if spec.split.kind == "grouped":
+        rows = with_near_group(rows, near_duplicate_groups(pairs))
+    frame = assign_splits(rows, spec.split)
+    version = records_version(frame)[:16]
+    tables.write([spec.name, "near_duplicates"], pairs)
+    tables.write([spec.name, "overrides"], applied)
     tables.write([spec.name, "rejected"], found.rejected)
     tables.write([spec.name, "label_map"], _label_map_frame(found.label_map))
+    _remember_version(spec, tables, version)
+    tables.write_version([spec.name, "records"], version, frame)
 
 
-def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, version: str) -> Result:
+def _scan(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, root: Path) -> Scan:
+    from platform_assets.vision.inspection import Known
+    from platform_assets.vision.scanning import scan
+
+    key = [spec.name, "facts"]
+    known = Known(
+        hashes=tables.read([spec.name, "source"]),
+        facts=tables.read(key) if tables.exists(key) else None,
+        code=code_version("vision.inspection"),
+    )
+    progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
+    found = scan(
+        spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, known=known, on_progress=progress
+    )
+    tables.write(key, found.facts)
+    context.log.info(f"{spec.name}: {found.files_read:,} files opened")
+    return found
+
+
+def _reviewed(
+    spec: VisionDatasetSpec, rows: pl.DataFrame, label_map: LabelMap, files: FilesResource
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows after what reviewers decided, and what became of each decision."""
+    from platform_assets.vision.label_studio import read_label_studio
+    from platform_assets.vision.reviews import apply_overrides, read_overrides
+
+    if spec.overrides is None:
+        return apply_overrides(rows, [], label_map)
+    place = Path(files.root) / spec.overrides
+    read = read_label_studio if place.suffix == ".json" else read_overrides
+    return apply_overrides(rows, read(place), label_map)
+
+
+def _remember_version(spec: VisionDatasetSpec, tables: Tables, version: str) -> None:
+    """Append to the list of versions in their order, from which `changes` takes the one before."""
+    import polars as pl
+
+    key = [spec.name, "records_versions"]
+    known = tables.read(key) if tables.exists(key) else show.one_row(version=version).clear()
+    if known.is_empty() or known["version"][-1] != version:
+        tables.write(key, pl.concat([known, show.one_row(version=version)]))
+
+
+def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables) -> Result:
     from platform_assets.vision.profile import class_counts
-    from platform_assets.vision.splits import absent_classes, split_leaks
 
-    leaks = split_leaks(frame, group_by=spec.split.group_by or "group")
-    absent = {part: names for part, names in absent_classes(frame, label_map).items() if names}
-    cure = "remove the copies, group them with split.group_by, or set leaks: drop"
+    version, decisions = tables.current_version([spec.name, "records"]) or "", tables.read([spec.name, "overrides"])
     return dg.MaterializeResult(
         asset_key=[spec.name, "records"],
         data_version=dg.DataVersion(version),
@@ -126,26 +168,9 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
             "counts": show.table(class_counts(frame)),
             "first_rows": show.table(frame.drop("pixel_mean", "pixel_std"), max_rows=20),
             "version": version,
+            **({"decisions_of_reviewers": show.table(decisions)} if spec.overrides else {}),
         },
-        check_results=[
-            dg.AssetCheckResult(
-                asset_key=[spec.name, "records"],
-                check_name="records_have_no_split_leak",
-                passed=leaks.is_empty(),
-                description=None if leaks.is_empty() else f"{leaks.height} shared between parts: {cure}",
-                metadata={"leaks": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
-            ),
-            dg.AssetCheckResult(
-                asset_key=[spec.name, "records"],
-                check_name="records_cover_every_class",
-                passed=not absent,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={
-                    "absent": dg.MetadataValue.json({str(part): names for part, names in absent.items()}),
-                    "threshold": 0,
-                },
-            ),
-        ],
+        check_results=record_check_results(spec, frame, label_map),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from platform_assets.components import description_steps, records_steps, source_steps
+from platform_assets.components import description_steps, quality_steps, records_steps, source_steps
 from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
@@ -33,6 +33,17 @@ class VisionDatasetSpec(BaseModel):
     source: SourceSpec
     split: SplitRule
     leaks: Literal["fail", "drop"] = Field("fail", description="what happens to bytes that official parts share")
+    near_duplicates: Literal["warn", "fail", "ignore"] = Field(
+        "warn", description="what two images that look the same in two parts mean; ignore does not look for them"
+    )
+    overrides: str | None = Field(
+        None, description="decisions of reviewers: a CSV or Label Studio's JSON export, relative to the project"
+    )
+    min_images_per_class: int = Field(5, gt=0)
+    max_imbalance: float = Field(100, gt=1, description="images of the largest class over those of the smallest")
+    shift_alpha: float = Field(
+        0.01, gt=0, lt=1, description="chance of a false alarm of the comparisons of distributions"
+    )
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
     max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
     tiny_batch_size: int = Field(16, gt=0)
@@ -57,7 +68,14 @@ class VisionDataset(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         spec = self.spec
         return dg.Definitions(
-            assets=[_source(spec), _records(spec), _tiny_subset(spec), _profile(spec), _data_card(spec)],
+            assets=[
+                _source(spec),
+                _records(spec),
+                _changes(spec),
+                _tiny_subset(spec),
+                _profile(spec),
+                _data_card(spec),
+            ],
             asset_checks=[description_steps.tiny_check(spec)],
             sensors=[new_dataset_version(spec)],
         )
@@ -93,12 +111,13 @@ def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
         _spec(dataset, "records", records_steps.RECORDS, ["source"], kinds={"polars", "parquet"}, code=code),
         _spec(dataset, "rejected", records_steps.REJECTED, ["source"], kinds={"polars", "parquet"}, code=code),
         _spec(dataset, "label_map", records_steps.LABEL_MAP, ["source"], kinds={"parquet"}, code=code),
+        _spec(dataset, "near_duplicates", quality_steps.NEAR_DUPLICATES, ["source"], kinds={"parquet"}, code=code),
     ]
 
     @dg.multi_asset(
         name=f"{dataset.name}__records",
         specs=specs,
-        check_specs=records_steps.record_checks(dataset.name),
+        check_specs=[*records_steps.record_checks(dataset.name), quality_steps.near_duplicate_check(dataset)],
         backfill_policy=SINGLE_RUN,
     )
     def records(
@@ -119,21 +138,39 @@ def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     return tiny_subset
 
 
-def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps = ["records", "rejected", "label_map"]
-    spec = _spec(
-        dataset, "profile", description_steps.PROFILE, deps, kinds={"polars", "matplotlib"}, code=["vision.profile"]
-    )
+def _changes(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    code = ["vision.dataset_diff", "vision.shift"]
+    spec = _spec(dataset, "changes", quality_steps.CHANGES, ["records"], kinds={"polars", "parquet"}, code=code)
 
-    @dg.multi_asset(name=f"{dataset.name}__profile", specs=[spec], backfill_policy=SINGLE_RUN)
-    def profile(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
-        return description_steps.profile(dataset, tables.open(), files)
+    @dg.multi_asset(
+        name=f"{dataset.name}__changes",
+        specs=[spec],
+        check_specs=[quality_steps.changes_check(dataset)],
+        backfill_policy=SINGLE_RUN,
+    )
+    def changes(tables: TablesResource) -> Iterator[dg.MaterializeResult[Any]]:
+        yield quality_steps.changes(dataset, tables.open())
+
+    return changes
+
+
+def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps, code = ["records", "rejected", "label_map", "near_duplicates"], ["vision.image_faults"]
+    page = ["vision.profile", "vision.profile_page"]
+    specs = [
+        _spec(dataset, "image_issues", quality_steps.IMAGE_ISSUES, ["records"], kinds={"parquet"}, code=code),
+        _spec(dataset, "profile", description_steps.PROFILE, deps, kinds={"polars", "html"}, code=page),
+    ]
+
+    @dg.multi_asset(name=f"{dataset.name}__profile", specs=specs, backfill_policy=SINGLE_RUN)
+    def profile(tables: TablesResource, files: FilesResource) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from description_steps.profile(dataset, tables.open(), files)
 
     return profile
 
 
 def _data_card(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps = ["records", "rejected", "label_map", "profile"]
+    deps = ["records", "rejected", "label_map", "near_duplicates", "profile"]
     spec = _spec(dataset, "data_card", description_steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.data_card"])
 
     @dg.multi_asset(name=f"{dataset.name}__data_card", specs=[spec], backfill_policy=SINGLE_RUN)

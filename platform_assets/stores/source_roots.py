@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,4 +48,12 @@ def stated_version(source: Format, project: Path, data: Path) -> str | None:
         return source.stated_version(project)
     if isinstance(source, SnapshotSource):
         return project_snapshots(data).get(source.dataset, source.name).version
+    if isinstance(source, ArchiveSource) and source.sha256 is not None:
+        return _hash_of(source.sha256, source.model_dump_json(include={"format"}))
+    if isinstance(source, TorchvisionSource):
+        return _hash_of(source.model_dump_json(exclude={"download"}))
     return None
+
+
+def _hash_of(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -55,6 +55,22 @@ def mistakes_sheet(predictions: pl.DataFrame, load: Load, *, part: Part = "test"
     return _sheet([row[0] for row in rows], captions, load)
 
 
+def captioned_sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
+    """JPEG of the pictures at these paths, each over its two lines of text; a sentence when there are none."""
+    return _jpeg(_sheet(paths, captions, load) if paths else _message("Nothing was found."))
+
+
+def pairs_sheet(pairs: pl.DataFrame, records: pl.DataFrame, load: Load, *, most: int = 16) -> bytes:
+    """JPEG of the pairs of near duplicates that are most alike, side by side, with label and part of each image."""
+    shown = (
+        records.sort("image_id", "path").unique("image_id", keep="first").select("image_id", "path", "label", "split")
+    )
+    by_id = {image_id: facts for image_id, *facts in shown.rows()}
+    nearest = pairs.sort("similarity", "image_id", "other_id", descending=[True, False, False]).head(most)
+    sides = [by_id[side] for pair in nearest.select("image_id", "other_id").rows() for side in pair]
+    return captioned_sheet([path for path, _, _ in sides], [(label, part) for _, label, part in sides], load)
+
+
 def _sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
     columns = min(_COLUMNS, len(paths))
     step_x, step_y = _TILE_PX + _GAP_PX, _TILE_PX + 2 * _LINE_PX + _GAP_PX

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+    Floats = NDArray[np.floating[Any]]
 
 ReadBytes = Callable[[str], bytes]
 
@@ -186,8 +186,8 @@ def _similarities(
 
 def _residual(pictures_nhw: Floats, common: tuple[Floats, Floats]) -> Floats:
     mean_d, components_dk = common
-    centred_nd: Floats = _unit(_flattened(pictures_nhw)) - mean_d
-    shared_nd: Floats = (centred_nd @ components_dk) @ components_dk.T
+    centred_nd = _unit(_flattened(pictures_nhw)) - mean_d
+    shared_nd = (centred_nd @ components_dk) @ components_dk.T
     return _unit(centred_nd - shared_nd)
 
 

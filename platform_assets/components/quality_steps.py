@@ -1,0 +1,226 @@
+"""What the quality of a dataset version is measured by: near duplicates, image issues, and the checks on records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.specs import data_version
+from platform_assets.resources import FilesResource
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.vision_dataset import VisionDatasetSpec
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.label_map import LabelMap
+
+Result = dg.MaterializeResult[Any]
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+NEAR_DUPLICATES = (
+    "One row a pair of images that look the same: resized, re-encoded, brightened or slightly cropped copies, by perceptual "
+    "hash and then by their pixels."
+)
+IMAGE_ISSUES = (
+    "One row an image and fault, the worst first: dark, bright, blurred, without information, odd in size or aspect."
+)
+CHANGES = "One row an image that came, went, moved, or has another label or part than in the version before."
+
+
+def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> pl.DataFrame:
+    """The pairs of near duplicates; none when the YAML says not to look."""
+    from platform_assets.vision.near_duplicates import near_duplicates
+
+    looked_at = rows.clear() if spec.near_duplicates == "ignore" else rows
+    return near_duplicates(looked_at, lambda path: (root / path).read_bytes())
+
+
+def near_duplicate_check(spec: VisionDatasetSpec) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "near_duplicates_stay_in_one_part",
+        asset=[spec.name, "near_duplicates"],
+        description="No two images that look the same stand in two parts.",
+        blocking=spec.near_duplicates == "fail",
+    )
+
+
+def near_duplicates_result(
+    spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, files: FilesResource
+) -> Result:
+    import polars as pl
+
+    from platform_assets.vision.galleries import pairs_sheet
+    from platform_assets.vision.near_duplicates import near_duplicate_groups
+    from platform_assets.vision.splits import split_leaks
+
+    pairs, root = tables.read([spec.name, "near_duplicates"]), files.source_root(spec.source)
+    leaks = split_leaks(frame, near=pairs).filter(pl.col("kind") == "near_duplicate")
+    cure = "split: {kind: grouped} keeps them on one side; near_duplicates: ignore says that they are meant"
+    sheet = pairs_sheet(pairs, frame, lambda path: (root / path).read_bytes())
+    return dg.MaterializeResult(
+        asset_key=[spec.name, "near_duplicates"],
+        data_version=data_version(pairs.write_ndjson()),
+        metadata={
+            "dagster/row_count": pairs.height,
+            "groups": near_duplicate_groups(pairs)["near_group"].n_unique(),
+            "pairs": show.table(pairs, max_rows=50),
+            "most_alike": show.picture(sheet),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="near_duplicates_stay_in_one_part",
+                asset_key=[spec.name, "near_duplicates"],
+                passed=leaks.is_empty(),
+                severity=ERROR if spec.near_duplicates == "fail" else WARN,
+                description=None if leaks.is_empty() else f"{leaks.height} pairs stand in two parts: {cure}",
+                metadata={"pairs_in_two_parts": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
+            )
+        ],
+    )
+
+
+def record_check_results(
+    spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap
+) -> list[dg.AssetCheckResult]:
+    """The checks on records, each with the measured value and its threshold."""
+    import polars as pl
+
+    from platform_assets.vision.class_balance import class_balance_problems
+    from platform_assets.vision.record_schema import schema_problems
+    from platform_assets.vision.splits import absent_classes, split_leaks
+
+    def result(name: str, problems: pl.DataFrame, why: str, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            asset_key=[spec.name, "records"],
+            check_name=name,
+            passed=problems.is_empty(),
+            severity=severity,
+            description=None if problems.is_empty() else why,
+            metadata={"problems": problems.height, "threshold": 0, "found": show.table(problems, max_rows=20)},
+        )
+
+    leaks = split_leaks(frame, group_by=spec.split.group_by or "group")
+    cure = "remove the copies, group them with split.group_by, or set leaks: drop"
+    absent = pl.DataFrame(
+        [(part, name) for part, names in absent_classes(frame, label_map).items() for name in names],
+        schema={"part": pl.String, "class": pl.String},
+        orient="row",
+    )
+    limits = f"under {spec.min_images_per_class} images, or 1 in {spec.max_imbalance:g} of the largest class"
+    unbalanced = class_balance_problems(frame, spec.min_images_per_class, spec.max_imbalance, label_map=label_map)
+    schema = schema_problems(frame)
+    return [
+        result(
+            "records_match_their_schema", schema, "records are not as they should be: a bug, or an edited table", ERROR
+        ),
+        result("records_have_no_split_leak", leaks, f"{leaks.height} shared between parts: {cure}", ERROR),
+        result("records_cover_every_class", absent, f"{absent.height} times a part lacks a class", WARN),
+        result("classes_are_balanced", unbalanced, f"{unbalanced.height} classes: {limits}", WARN),
+        _likeness(spec, frame),
+    ]
+
+
+def _likeness(spec: VisionDatasetSpec, frame: pl.DataFrame) -> dg.AssetCheckResult:
+    """Train against test: labels by chi-square, sizes and brightness by Kolmogorov-Smirnov, Holm-corrected."""
+    import polars as pl
+
+    from platform_assets.vision.shift import CannotCompare, shift
+
+    parts = {part: frame.filter(pl.col("split") == part) for part in ("train", "test")}
+    try:
+        tests = shift(parts["train"], parts["test"], alpha=spec.shift_alpha)
+    except CannotCompare as error:
+        tests, why = None, str(error)
+    else:
+        why = ", ".join(tests.filter("shifted")["subject"])
+    return dg.AssetCheckResult(
+        asset_key=[spec.name, "records"],
+        check_name="test_is_like_train",
+        passed=tests is None or not tests["shifted"].any(),
+        severity=WARN,
+        description=(f"not compared: {why}" if tests is None else f"train and test differ in {why}") if why else None,
+        metadata={
+            "alpha": spec.shift_alpha,
+            **(
+                {}
+                if tests is None
+                else {"smallest_p": float(tests["p_adjusted"].min() or 0.0), "tests": show.table(tests)}
+            ),
+        },
+    )
+
+
+def image_issues(spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, root: Path) -> Result:
+    import polars as pl
+
+    from platform_assets.vision.galleries import captioned_sheet
+    from platform_assets.vision.image_faults import THRESHOLDS, image_faults
+
+    def read(path: str) -> bytes:
+        return (root / path).read_bytes()
+
+    found = image_faults(frame, read)
+    tables.write([spec.name, "image_issues"], found)
+    worst = found.head(32)
+    captions = [(fault, f"score {score:.3f}") for fault, score in worst.select("fault", "score").rows()]
+    counts = found.group_by("fault").agg(images=pl.len()).sort("images", "fault", descending=[True, False])
+    return dg.MaterializeResult(
+        asset_key=[spec.name, "image_issues"],
+        data_version=data_version(found.write_ndjson()),
+        metadata={
+            "dagster/row_count": found.height,
+            "faults": show.table(counts),
+            "thresholds": dg.MetadataValue.json(THRESHOLDS),
+            "issues": show.table(found, max_rows=50),
+            "worst": show.picture(captioned_sheet(list(worst["path"]), captions, read)),
+        },
+    )
+
+
+def changes_check(spec: VisionDatasetSpec) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "new_images_are_like_the_old",
+        asset=[spec.name, "changes"],
+        description="No test tells the images that came from those of the version before.",
+    )
+
+
+def changes(spec: VisionDatasetSpec, tables: Tables) -> Result:
+    """The current version of the records beside the one before, and whether what came looks the same."""
+    import polars as pl
+
+    from platform_assets.vision.dataset_diff import change_counts, diff
+    from platform_assets.vision.shift import CannotCompare, shift
+
+    versions = list(tables.read([spec.name, "records_versions"])["version"])
+    now = tables.read([spec.name, "records"])
+    before = now if len(versions) < 2 else tables.read([spec.name, "records"], version=versions[-2])
+    found = diff(before, now)
+    tables.write([spec.name, "changes"], found)
+    came = now.filter(~pl.col("image_id").is_in(before["image_id"].implode()))
+    try:
+        tests, why = shift(before, came, alpha=spec.shift_alpha), ""
+    except CannotCompare as error:
+        tests, why = None, f"not compared: {error}"
+    shifted = [] if tests is None else list(tests.filter("shifted")["subject"])
+    return dg.MaterializeResult(
+        data_version=data_version(*versions[-2:]),
+        metadata={
+            "dagster/row_count": found.height,
+            "versions": f"{versions[-2]} to {versions[-1]}" if len(versions) > 1 else f"{versions[-1]}, the first",
+            "counts": dg.MetadataValue.json(dict(change_counts(found))),
+            "changes": show.table(found.with_columns(pl.col("change").cast(pl.String)), max_rows=100),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                passed=not shifted,
+                severity=WARN,
+                description=f"the images that came differ in {', '.join(shifted)}" if shifted else why or None,
+                metadata={"alpha": spec.shift_alpha, **({} if tests is None else {"tests": show.table(tests)})},
+            )
+        ],
+    )
