@@ -29,10 +29,12 @@ def new_dataset_version(spec: VisionDatasetSpec) -> dg.SensorDefinition:
 
         tables, files, key = context.resources.tables.open(), context.resources.files, [spec.name, "source_version"]
         known = tables.read(key)["version"].item() if tables.exists(key) else None
-        stated = files.stated_version(spec.source) is not None
-        version = version_now(spec, files, None if stated else hashed(spec, tables, files.source_root(spec.source)))
+        root = None if files.stated_version(spec.source) else files.source_root(spec.source)
+        hashes = hashed(spec, tables, root) if root else None
+        version = version_now(spec, files, hashes)
         if version == known:
-            yield dg.SkipReason(f"{spec.name}: still version {version}")
+            seen = "what the source states" if hashes is None else f"{hashes.height:,} files at {root}"
+            yield dg.SkipReason(f"{spec.name}: {seen}, still version {version}")
         else:
             yield dg.RunRequest(run_key=f"{spec.name}:{version}", tags={"kestrel/source_version": version})
 

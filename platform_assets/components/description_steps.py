@@ -132,18 +132,14 @@ def _page_facts(spec: VisionDatasetSpec, frame: pl.DataFrame, numbers: Profile, 
 
 
 def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
-    """What was looked for in this version; the label issues are those of an experiment that saw this very version."""
+    """What was looked for in this version. Labels are judged by experiments, which come after it."""
     from platform_assets.vision.findings import Findings
     from platform_assets.vision.near_duplicates import near_duplicate_groups
 
     pairs = None if spec.near_duplicates == "ignore" else tables.read([spec.name, "near_duplicates"])
-    issues = [spec.name, "label_issues_found"]
-    labels = tables.read(issues) if tables.exists(issues) else None
-    version = tables.current_version([spec.name, "records"])
     return Findings(
         near_duplicates=None if pairs is None else near_duplicate_groups(pairs),
         image_faults=tables.read([spec.name, "image_issues"]),
-        label_faults=labels if labels is not None and tables.current_version(issues) == version else None,
         overrides=tables.read([spec.name, "overrides"]) if spec.overrides else None,
     )
 

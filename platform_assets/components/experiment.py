@@ -13,6 +13,7 @@ from platform_assets.components import (
     leaderboard_steps,
     trial_checks,
     trial_steps,
+    vector_steps,
 )
 from platform_assets.components.automation import retrain_job, weekly_retrain
 from platform_assets.components.desk import DESK_RESOURCES, open_desk
@@ -112,6 +113,8 @@ class Experiment(dg.Component):
         spec = self.spec
         dataset = _dataset(spec, context)
         probes = [_embeddings(spec, dataset)] if spec.has_probes else []
+        if spec.has_probes and spec.subset == "all":
+            probes.append(_label_issues(spec, dataset))
         after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
@@ -178,6 +181,26 @@ def _embeddings(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
         return embedding_steps.embeddings(context, inputs, store, files.embedding_cache(), compute)
 
     return embeddings
+
+
+def _label_issues(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    kinds, code = {"scikitlearn", "parquet"}, ["vision.label_faults", "vision.reviews", "vision.label_studio"]
+    asset = _spec(spec, "label_issues", vector_steps.LABEL_ISSUES, ["embeddings"], kinds=kinds, code=code)
+
+    @dg.multi_asset(
+        name=_op_name(spec, "label_issues"),
+        specs=[asset],
+        check_specs=vector_steps.checks(spec),
+        backfill_policy=SINGLE_RUN,
+    )
+    def label_issues(
+        context: dg.AssetExecutionContext, tables: TablesResource, files: FilesResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        store = tables.open()
+        inputs = open_inputs(spec, dataset, store, files)
+        yield vector_steps.label_issues(context, inputs, store, files.embedding_cache(), files)
+
+    return label_issues
 
 
 def _trial_specs(spec: ExperimentSpec) -> list[dg.AssetSpec]:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-_INPUTS = ("source", "records", "rejected", "label_map", "tiny_subset")
+_INPUTS = ("source", "records", "rejected", "label_map", "near_duplicates", "tiny_subset")
 
 smoke = dg.define_asset_job(
     "smoke",

@@ -17,6 +17,7 @@ from platform_assets.vision.profile import Profile
 from platform_assets.vision.splits import SplitRule
 
 NOT_LOOKED_FOR = "not looked for"
+JUDGED_LATER = "judged by each experiment with a linear probe, in its label_issues"
 
 _HUB_PARTS = {"train": "train", "val": "validation", "test": "test"}
 _SIZE_CATEGORIES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
@@ -148,7 +149,7 @@ def _quality_rows(findings: Findings) -> Iterator[tuple[str, str]]:
     yield "near duplicates", NOT_LOOKED_FOR if findings.near_duplicates is None else near
     yield "faults of images", _tally(findings.image_faults, "fault")
     labels = findings.label_faults
-    yield "labels in doubt", NOT_LOOKED_FOR if labels is None else f"{labels.height:,} images"
+    yield "labels in doubt", JUDGED_LATER if labels is None else f"{labels.height:,} images"
     yield "decisions of reviewers applied", _decisions(findings.overrides)
 
 

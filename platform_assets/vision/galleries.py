@@ -57,7 +57,7 @@ def mistakes_sheet(predictions: pl.DataFrame, load: Load, *, part: Part = "test"
 
 def captioned_sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
     """JPEG of the pictures at these paths, each over its two lines of text; a sentence when there are none."""
-    return _jpeg(_sheet(paths, captions, load) if paths else _message("Nothing was found."))
+    return _sheet(paths, captions, load) if paths else _jpeg(_message("Nothing was found."))
 
 
 def pairs_sheet(pairs: pl.DataFrame, records: pl.DataFrame, load: Load, *, most: int = 16) -> bytes:

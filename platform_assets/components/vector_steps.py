@@ -1,0 +1,185 @@
+"""What the cached vectors say of the data: labels they speak against, ranked for review, and look-alikes in two parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.embedding_steps import frozen_backbones, known_rows
+from platform_assets.components.specs import code_version, data_version
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.inputs import Inputs
+    from platform_assets.resources import FilesResource
+    from platform_assets.stores.embeddings import EmbeddingCache
+    from platform_assets.stores.tables import Tables
+
+LABEL_ISSUES = (
+    "One row an image, the most doubtful label first: how probable a probe that never saw the image finds its label, and "
+    "which class it suggests. Beside it a CSV and Label Studio's tasks to review; decisions come back as `overrides`."
+)
+
+
+MIN_COSINE = 0.95
+MOST_COMPARED = 20_000
+"""Images; all pairs of more take minutes."""
+
+
+def checks(spec: ExperimentSpec) -> list[dg.AssetCheckSpec]:
+    asset = [*spec.key, "label_issues"]
+    return [
+        dg.AssetCheckSpec(
+            "labels_are_beyond_doubt",
+            asset=asset,
+            description="Confident learning finds no label that is likely wrong.",
+        ),
+        dg.AssetCheckSpec(
+            "vectors_show_no_copy_in_two_parts",
+            asset=asset,
+            description="No two images whose vectors nearly coincide stand in two parts.",
+        ),
+    ]
+
+
+def label_issues(
+    context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
+) -> dg.MaterializeResult[Any]:
+    """Judge every label by the vectors of the first frozen backbone that the YAML names."""
+    from platform_assets.vision.label_faults import CannotJudgeLabels, label_faults
+
+    key = [*inputs.spec.key, "label_issues"]
+    version = data_version(inputs.records_version, inputs.label_map.checksum, _vectors_name(inputs, tables))
+    made_by = data_version(version.value, code_version("vision.label_faults")).value
+    vectors = _vectors(inputs, tables, cache)
+    look_alikes = _look_alikes(inputs, vectors)
+    known = tables.read(key) if tables.exists(key) else None
+    if known is not None and tables.current_version(key) == made_by:
+        context.log.info("nothing changed, the label issues are taken as they are")
+        return _result(inputs, known, files, version, look_alikes)
+    context.log.info(f"judging {inputs.records.height:,} labels by five folds")
+    with show.stops_cleanly("Nothing was written."):
+        try:
+            found = label_faults(
+                inputs.records, _vectors(inputs, tables, cache), inputs.label_map, group_by=_group(inputs)
+            )
+        except CannotJudgeLabels as error:
+            return _not_judged(str(error), version, look_alikes)
+    tables.write_version(key, made_by, found)
+    _write_reviews(inputs, found, files)
+    return _result(inputs, found, files, version, look_alikes)
+
+
+def _group(inputs: Inputs) -> str | None:
+    """What a fold must not part: the dataset's groups, or its near duplicates where its split keeps them together."""
+    together = inputs.dataset.split.kept_together_by
+    return together[-1] if together else None
+
+
+def _vectors_name(inputs: Inputs, tables: Tables) -> str:
+    return known_rows(tables, inputs)[0].key.folder
+
+
+def _vectors(inputs: Inputs, tables: Tables, cache: EmbeddingCache) -> pl.DataFrame:
+    from platform_assets.components.embedding_steps import held_vectors
+
+    return held_vectors(inputs, cache, known_rows(tables, inputs)[0], frozen_backbones(inputs)[0].preprocessing)
+
+
+def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
+    import polars as pl
+
+    from platform_assets.vision.near_duplicates import near_by_vectors
+    from platform_assets.vision.splits import split_leaks
+
+    compared = vectors.height <= MOST_COMPARED
+    none = pl.DataFrame(schema={"image_id": pl.String, "other_id": pl.String})
+    pairs = near_by_vectors(vectors, MIN_COSINE) if compared else none
+    leaks = split_leaks(inputs.records, near=pairs).filter(pl.col("kind") == "near_duplicate")
+    said = (
+        f"{leaks.height} pairs stand in two parts; look at them, and keep copies together by split: {{kind: grouped}}"
+    )
+    return dg.AssetCheckResult(
+        check_name="vectors_show_no_copy_in_two_parts",
+        passed=leaks.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=said if leaks.height else None if compared else f"not compared: over {MOST_COMPARED:,} images",
+        metadata={
+            "pairs": leaks.height,
+            "threshold": 0,
+            "min_cosine": MIN_COSINE,
+            "found": show.table(leaks, max_rows=20),
+        },
+    )
+
+
+def _write_reviews(inputs: Inputs, found: pl.DataFrame, files: FilesResource) -> None:
+    """What a person works through: the doubtful ones, as a CSV to fill in and as tasks of Label Studio."""
+    from platform_assets.vision.label_studio import label_studio_tasks, labelling_config
+    from platform_assets.vision.reviews import to_review_csv
+
+    folder, doubtful = files.reviews(*inputs.spec.key), found.filter("is_fault")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "to_review.csv").write_text(to_review_csv(doubtful), encoding="utf-8", newline="")
+    tasks = label_studio_tasks(
+        doubtful, lambda path: f"/data/local-files/?d={path}", model_version=inputs.records_version
+    )
+    (folder / "label_studio_tasks.json").write_text(tasks, encoding="utf-8")
+    (folder / "label_studio_config.xml").write_text(labelling_config(inputs.label_map), encoding="utf-8")
+
+
+def _result(
+    inputs: Inputs,
+    found: pl.DataFrame,
+    files: FilesResource,
+    version: dg.DataVersion,
+    look_alikes: dg.AssetCheckResult,
+) -> dg.MaterializeResult[Any]:
+    from platform_assets.vision.galleries import captioned_sheet
+
+    doubtful = found.filter("is_fault")
+    worst = doubtful.head(32)
+    captions = [(f"is {label}", f"looks {said}") for label, said in worst.select("label", "suggested").rows()]
+    sheet = captioned_sheet(list(worst["path"]), captions, lambda path: (inputs.root / path).read_bytes())
+    folder = files.reviews(*inputs.spec.key)
+    return dg.MaterializeResult(
+        data_version=version,
+        metadata={
+            "dagster/row_count": found.height,
+            "doubtful": doubtful.height,
+            "ranking": show.table(doubtful, max_rows=50),
+            "most_doubtful": show.picture(sheet),
+            "to_review": dg.MetadataValue.path(str(folder / "to_review.csv")),
+            "label_studio": dg.MetadataValue.path(str(folder / "label_studio_tasks.json")),
+        },
+        check_results=[
+            look_alikes,
+            dg.AssetCheckResult(
+                check_name="labels_are_beyond_doubt",
+                passed=doubtful.is_empty(),
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{doubtful.height} of {found.height} labels are doubtful; review {folder / 'to_review.csv'}",
+                metadata={"doubtful": doubtful.height, "threshold": 0},
+            ),
+        ],
+    )
+
+
+def _not_judged(why: str, version: dg.DataVersion, look_alikes: dg.AssetCheckResult) -> dg.MaterializeResult[Any]:
+    return dg.MaterializeResult(
+        data_version=version,
+        metadata={"not_judged": dg.MetadataValue.md(why)},
+        check_results=[
+            look_alikes,
+            dg.AssetCheckResult(
+                check_name="labels_are_beyond_doubt",
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"not judged: {why}",
+            ),
+        ],
+    )
