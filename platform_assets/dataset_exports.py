@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
-    from platform_assets.vision.croissant_metadata import CroissantAbout
+    from platform_assets.vision.formats.croissant_metadata import CroissantAbout
     from platform_assets.vision.label_map import LabelMap
 
     Write = Callable[[pl.DataFrame, LabelMap, Path, Path], None]
@@ -56,7 +56,7 @@ def _about(spec: VisionDatasetSpec, release: Release) -> CroissantAbout:
     from pydantic import ValidationError
 
     from platform_assets.project_datasets import licence_of
-    from platform_assets.vision.croissant_metadata import CroissantAbout
+    from platform_assets.vision.formats.croissant_metadata import CroissantAbout
 
     in_yaml = {"licence": licence_of(spec), "citation": spec.citation}
     as_options = {"creator": release.creator, "url": release.url, "published": release.published}

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from platform_assets.components.inputs import Inputs
     from platform_assets.stores.outputs import OutputFolder
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.model_card import ModelCardFacts
+    from platform_assets.vision.cards.model_card import ModelCardFacts
 
 
 def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: ChampionRow) -> ModelCardFacts:
     """Everything is read from the folder that is in service, which need not be of the newest dataset version."""
     import polars as pl
 
+    from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance
     from platform_assets.vision.checkpoints import read_label_map, read_trial
     from platform_assets.vision.evaluation import Metrics
     from platform_assets.vision.exporting import ParityReport
-    from platform_assets.vision.model_card import ModelCardFacts, Provenance
 
     local = folder.local_folder("config.json", "labelmap.json")
     metrics = json.loads(folder.path("metrics.json").read_bytes())

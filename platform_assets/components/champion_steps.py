@@ -107,7 +107,7 @@ def _damage(desk: Desk, trial: str) -> list[str]:
 
 def _unstated(desk: Desk) -> list[str]:
     """What must be stated of the licence of the data before a model of it may serve."""
-    from platform_assets.vision.licences import missing
+    from platform_assets.vision.cards.licences import missing
 
     dataset = desk.inputs.dataset
     return [f"the licence of dataset {dataset.name} is not known: licence.{said}" for said in missing(dataset.licence)]

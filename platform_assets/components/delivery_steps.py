@@ -140,7 +140,7 @@ def _parity_on_test(inputs: Inputs, classifier: Classifier, path: Path) -> Parit
 
 def model_card(inputs: Inputs, tables: Tables, outputs: Outputs, files: FilesResource) -> dg.MaterializeResult[Any]:
     from platform_assets.components.card_facts import model_card_facts
-    from platform_assets.vision.model_card import model_card as write_card
+    from platform_assets.vision.cards.model_card import model_card as write_card
 
     row = read_champion(inputs.spec, tables)
     text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row))

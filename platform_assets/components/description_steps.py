@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.findings import Findings
+    from platform_assets.vision.cards.profile_page import ProfilePageFacts
     from platform_assets.vision.profile import Profile
-    from platform_assets.vision.profile_page import ProfilePageFacts
+    from platform_assets.vision.quality.findings import Findings
 
 Result = dg.MaterializeResult[Any]
 
@@ -84,8 +84,8 @@ def _contact_sheet(frame: pl.DataFrame, root: Path) -> bytes:
 def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Iterator[Result]:
     """The issues of the images, and the page that shows them beside all else that is known."""
     from platform_assets.vision import plots
+    from platform_assets.vision.cards.profile_page import profile_page
     from platform_assets.vision.profile import profile as profile_of
-    from platform_assets.vision.profile_page import profile_page
 
     frame, root = tables.read([spec.name, "records"]), files.source_root(spec.source)
     yield image_issues(spec, frame, tables, root)
@@ -113,7 +113,7 @@ def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> It
 
 
 def _page_facts(spec: VisionDatasetSpec, frame: pl.DataFrame, numbers: Profile, tables: Tables) -> ProfilePageFacts:
-    from platform_assets.vision.profile_page import ProfilePageFacts
+    from platform_assets.vision.cards.profile_page import ProfilePageFacts
 
     said = spec.model_dump(mode="json", include={"source", "split", "leaks", "max_pixels"}, exclude_unset=True)
     return ProfilePageFacts(
@@ -133,8 +133,8 @@ def _page_facts(spec: VisionDatasetSpec, frame: pl.DataFrame, numbers: Profile, 
 
 def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
     """What was looked for in this version. Labels are judged by experiments, which come after it."""
-    from platform_assets.vision.findings import Findings
-    from platform_assets.vision.near_duplicates import near_duplicate_groups
+    from platform_assets.vision.quality.findings import Findings
+    from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
 
     pairs = None if spec.near_duplicates == "ignore" else tables.read([spec.name, "near_duplicates"])
     return Findings(
@@ -145,8 +145,8 @@ def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
 
 
 def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
-    from platform_assets.vision.data_card import DataCardFacts
-    from platform_assets.vision.data_card import data_card as write_card
+    from platform_assets.vision.cards.data_card import DataCardFacts
+    from platform_assets.vision.cards.data_card import data_card as write_card
     from platform_assets.vision.profile import profile as profile_of
 
     facts = DataCardFacts(

@@ -184,7 +184,10 @@ def _embeddings(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
 
 
 def _label_issues(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    kinds, code = {"scikitlearn", "parquet"}, ["vision.label_faults", "vision.reviews", "vision.label_studio"]
+    kinds, code = (
+        {"scikitlearn", "parquet"},
+        ["vision.quality.label_faults", "vision.quality.reviews", "vision.quality.label_studio"],
+    )
     asset = _spec(spec, "label_issues", vector_steps.LABEL_ISSUES, ["embeddings"], kinds=kinds, code=code)
 
     @dg.multi_asset(
@@ -280,7 +283,7 @@ def _exports(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefin
 
 
 def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps, code = ["champion", "exports", "leaderboard"], ["vision.model_card"]
+    deps, code = ["champion", "exports", "leaderboard"], ["vision.cards.model_card"]
     asset = _spec(spec, "model_card", delivery_steps.MODEL_CARD, deps, kinds={"markdown"}, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "model_card"), specs=[asset], backfill_policy=SINGLE_RUN)

@@ -33,7 +33,7 @@ CHANGES = "One row an image that came, went, moved, or has another label or part
 
 def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> pl.DataFrame:
     """The pairs of near duplicates; none when the YAML says not to look."""
-    from platform_assets.vision.near_duplicates import near_duplicates
+    from platform_assets.vision.quality.near_duplicates import near_duplicates
 
     looked_at = rows.clear() if spec.near_duplicates == "ignore" else rows
     return near_duplicates(looked_at, lambda path: (root / path).read_bytes())
@@ -54,7 +54,7 @@ def near_duplicates_result(
     import polars as pl
 
     from platform_assets.vision.galleries import pairs_sheet
-    from platform_assets.vision.near_duplicates import near_duplicate_groups
+    from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
     from platform_assets.vision.splits import split_leaks
 
     pairs, root = tables.read([spec.name, "near_duplicates"]), files.source_root(spec.source)
@@ -89,8 +89,8 @@ def record_check_results(
     """The checks on records, each with the measured value and its threshold."""
     import polars as pl
 
-    from platform_assets.vision.class_balance import class_balance_problems
-    from platform_assets.vision.record_schema import schema_problems
+    from platform_assets.vision.quality.class_balance import class_balance_problems
+    from platform_assets.vision.quality.record_schema import schema_problems
     from platform_assets.vision.splits import absent_classes, split_leaks
 
     def result(name: str, problems: pl.DataFrame, why: str, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
@@ -135,7 +135,7 @@ def _shift_result(
     spec: VisionDatasetSpec, asset: str, check: str, sides: tuple[pl.DataFrame, pl.DataFrame]
 ) -> dg.AssetCheckResult:
     """Labels by chi-square, sizes and brightness by Kolmogorov-Smirnov, Holm-corrected: false alarms at most alpha."""
-    from platform_assets.vision.shift import CannotCompare, shift
+    from platform_assets.vision.quality.shift import CannotCompare, shift
 
     metadata: dict[str, Any] = {"alpha": spec.shift_alpha}
     shifted, said = [], None
@@ -160,7 +160,7 @@ def image_issues(spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, r
     import polars as pl
 
     from platform_assets.vision.galleries import captioned_sheet
-    from platform_assets.vision.image_faults import THRESHOLDS, image_faults
+    from platform_assets.vision.quality.image_faults import THRESHOLDS, image_faults
 
     def read(path: str) -> bytes:
         return (root / path).read_bytes()

@@ -36,7 +36,7 @@ LABEL_MAP = (
 
 
 def records_code(spec: VisionDatasetSpec) -> list[str]:
-    return [*source_code(spec), "vision.splits", "vision.near_duplicates", "vision.reviews"]
+    return [*source_code(spec), "vision.splits", "vision.quality.near_duplicates", "vision.quality.reviews"]
 
 
 def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
@@ -92,8 +92,8 @@ def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
 def _make_records(
     context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
 ) -> None:
-    from platform_assets.vision.near_duplicates import near_duplicate_groups, with_near_group
     from platform_assets.vision.profile import records_version
+    from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, with_near_group
     from platform_assets.vision.splits import assign_splits
 
     root = files.source_root(spec.source)
@@ -136,8 +136,8 @@ def _reviewed(
     spec: VisionDatasetSpec, rows: pl.DataFrame, label_map: LabelMap, files: FilesResource
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows after what reviewers decided, and what became of each decision."""
-    from platform_assets.vision.label_studio import read_label_studio
-    from platform_assets.vision.reviews import apply_overrides, read_overrides
+    from platform_assets.vision.quality.label_studio import read_label_studio
+    from platform_assets.vision.quality.reviews import apply_overrides, read_overrides
 
     if spec.overrides is None:
         return apply_overrides(rows, [], label_map)

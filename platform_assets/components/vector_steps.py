@@ -50,11 +50,11 @@ def label_issues(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     """Judge every label by the vectors of the first frozen backbone that the YAML names."""
-    from platform_assets.vision.label_faults import CannotJudgeLabels, label_faults
+    from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults
 
     key = [*inputs.spec.key, "label_issues"]
     version = data_version(inputs.records_version, inputs.label_map.checksum, _vectors_name(inputs, tables))
-    made_by = data_version(version.value, code_version("vision.label_faults")).value
+    made_by = data_version(version.value, code_version("vision.quality.label_faults")).value
     vectors = _vectors(inputs, tables, cache)
     look_alikes = _look_alikes(inputs, vectors)
     known = tables.read(key) if tables.exists(key) else None
@@ -93,7 +93,7 @@ def _vectors(inputs: Inputs, tables: Tables, cache: EmbeddingCache) -> pl.DataFr
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
     import polars as pl
 
-    from platform_assets.vision.near_duplicates import near_by_vectors
+    from platform_assets.vision.quality.near_duplicates import near_by_vectors
     from platform_assets.vision.splits import split_leaks
 
     compared = vectors.height <= MOST_COMPARED
@@ -119,8 +119,8 @@ def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
 
 def _write_reviews(inputs: Inputs, found: pl.DataFrame, files: FilesResource) -> None:
     """What a person works through: the doubtful ones, as a CSV to fill in and as tasks of Label Studio."""
-    from platform_assets.vision.label_studio import label_studio_tasks, labelling_config
-    from platform_assets.vision.reviews import to_review_csv
+    from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config
+    from platform_assets.vision.quality.reviews import to_review_csv
 
     folder, doubtful = files.reviews(*inputs.spec.key), found.filter("is_fault")
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from platform_assets.components import description_steps, quality_steps, records
 from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
-from platform_assets.vision.dataset_facts import ResponsibleAI
-from platform_assets.vision.licences import Licence, StatedLicence
+from platform_assets.vision.cards.dataset_facts import ResponsibleAI
+from platform_assets.vision.cards.licences import Licence, StatedLicence
 from platform_assets.vision.source_kinds import SourceSpec
 from platform_assets.vision.splits import SplitRule
 
@@ -139,7 +139,7 @@ def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _changes(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    code = ["vision.dataset_diff", "vision.shift"]
+    code = ["vision.dataset_diff", "vision.quality.shift"]
     spec = _spec(dataset, "changes", quality_steps.CHANGES, ["records"], kinds={"polars", "parquet"}, code=code)
 
     @dg.multi_asset(
@@ -155,8 +155,8 @@ def _changes(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps, code = ["records", "rejected", "label_map", "near_duplicates"], ["vision.image_faults"]
-    page = ["vision.profile", "vision.profile_page"]
+    deps, code = ["records", "rejected", "label_map", "near_duplicates"], ["vision.quality.image_faults"]
+    page = ["vision.profile", "vision.cards.profile_page"]
     specs = [
         _spec(dataset, "image_issues", quality_steps.IMAGE_ISSUES, ["records"], kinds={"parquet"}, code=code),
         _spec(dataset, "profile", description_steps.PROFILE, deps, kinds={"polars", "html"}, code=page),
@@ -171,7 +171,9 @@ def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 def _data_card(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     deps = ["records", "rejected", "label_map", "near_duplicates", "profile"]
-    spec = _spec(dataset, "data_card", description_steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.data_card"])
+    spec = _spec(
+        dataset, "data_card", description_steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.cards.data_card"]
+    )
 
     @dg.multi_asset(name=f"{dataset.name}__data_card", specs=[spec], backfill_policy=SINGLE_RUN)
     def data_card(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:

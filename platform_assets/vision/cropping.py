@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.boxes import Box, box_problem
+from platform_assets.vision.formats.boxes import Box, box_problem
 
 if TYPE_CHECKING:
     import polars as pl

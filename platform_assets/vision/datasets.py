@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from platform_assets.vision.boxes import Box
 from platform_assets.vision.cropping import BadBox
 from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage
+from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 from platform_assets.vision.recipes import Augmentation
 

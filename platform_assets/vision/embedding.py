@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from platform_assets.vision.boxes import Box
 from platform_assets.vision.cropping import BadBox
 from platform_assets.vision.decoding import UnreadableImage
 from platform_assets.vision.engines import Engine
+from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 
 ImageLoader = Callable[[], bytes]

@@ -20,7 +20,7 @@ from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.onnx_classifier import OnnxClassifier, pixels_of_files
 
 if TYPE_CHECKING:
-    from platform_assets.vision.boxes import Box
+    from platform_assets.vision.formats.boxes import Box
     from platform_assets.vision.models import Classifier
 
 # The lowest opset that torch's exporter writes without converting, so that old runtimes read the file too.

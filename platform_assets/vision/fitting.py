@@ -20,8 +20,8 @@ from platform_assets.vision.probe import Candidate, fit_probe
 from platform_assets.vision.training import train
 
 if TYPE_CHECKING:
-    from platform_assets.vision.boxes import Box
     from platform_assets.vision.devices import Device
+    from platform_assets.vision.formats.boxes import Box
     from platform_assets.vision.label_map import LabelMap
     from platform_assets.vision.pixel_cache import PixelCache
     from platform_assets.vision.preprocessing import Preprocessing

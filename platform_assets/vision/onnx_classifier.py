@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from platform_assets.vision.boxes import Box
 from platform_assets.vision.cropping import BadBox
 from platform_assets.vision.decoding import MAX_PIXELS
+from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.copies import CannotWrite, new_folder
+from platform_assets.vision.formats.copies import CannotWrite, new_folder
 from platform_assets.vision.sources import require_inside
 
 if TYPE_CHECKING:

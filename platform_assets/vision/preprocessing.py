@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from platform_assets.vision.boxes import Box
+    from platform_assets.vision.formats.boxes import Box
 
 Resize = Literal["squash", "shorter_side"]
 Channel = Annotated[float, Field(allow_inf_nan=False)]

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from platform_assets.vision.decoding import decode_rgb, inspect_image
-from platform_assets.vision.hash_pairs import hash_pairs
-from platform_assets.vision.near_duplicates import near_duplicate_groups, near_duplicates
+from platform_assets.vision.quality.hash_pairs import hash_pairs
+from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, near_duplicates
 from platform_tests.vision.pictures import encoded
 
 GROCERY = Path(__file__).parents[3] / "shared/data/grocery"

@@ -11,7 +11,7 @@ import pytest
 
 from platform_assets.stores.snapshots import DamagedSnapshot, MissingSnapshot, Snapshot, SnapshotConflict, Snapshots
 from platform_assets.stores.source_roots import project_snapshots, ready_root, stated_version
-from platform_assets.vision.copies import CannotWrite
+from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.folder import FolderSource
 from platform_assets.vision.formats.snapshot import SnapshotSource
 from platform_assets.vision.label_map import LabelMap

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from platform_assets.vision.boxes import Box
 from platform_assets.vision.cropping import (
     BadBox,
     BoxCrop,
@@ -27,6 +26,7 @@ from platform_assets.vision.datasets import load_images
 from platform_assets.vision.decoding import decode_rgb
 from platform_assets.vision.embedding import ImageNotEmbedded, embed
 from platform_assets.vision.engines import Engine
+from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.onnx_classifier import pixels_of_files
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file, to_pixels
 from platform_assets.vision.sources import annotation_types

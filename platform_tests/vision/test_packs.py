@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from platform_assets.vision.copies import CannotWrite
+from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.packs import MANIFEST, DamagedPacks, Packs, pack
 from platform_tests.vision.pictures import png, write
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from platform_assets.vision.annotations import Annotation, Listing, Refused, Several, checked_box
-from platform_assets.vision.copies import (
+from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, checked_box
+from platform_assets.vision.formats.copies import (
     CopiedImage,
     coarse_labels,
     copied_images,
@@ -20,7 +20,7 @@ from platform_assets.vision.copies import (
     stored_header,
     write_json,
 )
-from platform_assets.vision.documents import ClassName, Document, read_json
+from platform_assets.vision.formats.documents import ClassName, Document, read_json
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.sources import BadSource, Candidates, FileName, Source, require_inside
 from platform_assets.vision.splits import Part

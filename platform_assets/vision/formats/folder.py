@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from platform_assets.vision.copies import CannotWrite, copied_images, copy_image, new_folder
+from platform_assets.vision.formats.copies import CannotWrite, copied_images, copy_image, new_folder
 from platform_assets.vision.label_map import LabelMap, normal_label
 from platform_assets.vision.sources import (
     BadSource,

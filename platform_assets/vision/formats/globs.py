@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from platform_assets.vision.annotations import Refused
+from platform_assets.vision.formats.annotations import Refused
 from platform_assets.vision.formats.folder import walk
 from platform_assets.vision.label_map import normal_label
 from platform_assets.vision.sources import (

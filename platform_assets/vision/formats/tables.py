@@ -142,7 +142,7 @@ class Table(ClassList, Source):
 
     def read(self, root: Path) -> Candidates:
         """One row a row of the table or tables; blank ones do not count."""
-        from platform_assets.vision.label_tables import label_reader, name_reader
+        from platform_assets.vision.formats.label_tables import label_reader, name_reader
 
         real_root = root.resolve()
         for file in self.own_files(root):
@@ -196,7 +196,7 @@ class TableSource(Table):
         return self
 
     def rows(self, file: Path) -> Iterable[tuple[int, dict[str, str]]]:
-        from platform_assets.vision.label_tables import table_rows
+        from platform_assets.vision.formats.label_tables import table_rows
 
         return table_rows(file, self.separator, header=self.header, columns=self.column_refs())
 

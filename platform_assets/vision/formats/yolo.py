@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from platform_assets.vision.annotations import Annotation, Listing, Refused, Several, box_from_fractions
-from platform_assets.vision.boxes import to_fractions
-from platform_assets.vision.copies import (
+from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, box_from_fractions
+from platform_assets.vision.formats.boxes import to_fractions
+from platform_assets.vision.formats.copies import (
     CannotWrite,
     CopiedImage,
     copied_images,
@@ -20,9 +20,9 @@ from platform_assets.vision.copies import (
     present_parts,
     stored_header,
 )
-from platform_assets.vision.documents import ClassName, Document, read_bytes, read_yaml
+from platform_assets.vision.formats.documents import ClassName, Document, read_bytes, read_yaml
 from platform_assets.vision.formats.folder import IMAGE_SUFFIXES, walk
-from platform_assets.vision.headers import Header
+from platform_assets.vision.formats.headers import Header
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.sources import BadSource, Candidates, FileName, Source, refusal, require_inside
 from platform_assets.vision.splits import PARTS, Part

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from platform_assets.vision import croissant_metadata
-from platform_assets.vision.copies import CannotWrite
-from platform_assets.vision.croissant_metadata import MissingCroissant
+from platform_assets.vision.formats import croissant_metadata
+from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.croissant import CroissantSource, write_croissant
+from platform_assets.vision.formats.croissant_metadata import MissingCroissant
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.sources import BadSource, source_files
 from platform_tests.vision.formats.damage import complaint

@@ -1,0 +1,1 @@
+"""Faults of a dataset: look-alikes, pictures, labels, shifts; and what reviewers decide of them."""

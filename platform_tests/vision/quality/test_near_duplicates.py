@@ -1,0 +1,135 @@
+"""Near duplicates: changed copies are pairs, other pictures and flat ones are not, whatever the order of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from platform_assets.vision.decoding import inspect_image
+from platform_assets.vision.quality.near_duplicates import (
+    near_by_vectors,
+    near_duplicate_groups,
+    near_duplicates,
+    with_near_group,
+)
+from platform_tests.vision.pictures import encoded
+
+
+def scene(seed: int, side: int = 160) -> Image.Image:
+    """Soft shapes in colour, of all sizes: what a photograph has in its low frequencies."""
+    generator = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).resize(
+                (side, side), Image.Resampling.BICUBIC
+            ),
+            dtype=float,
+        )
+        for size in (4, 9, 20)
+    ]
+    return Image.fromarray((0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2]).astype(np.uint8))
+
+
+def table(data: dict[str, bytes]) -> pl.DataFrame:
+    rows = []
+    for path, content in data.items():
+        facts = inspect_image(content)
+        image_id = hashlib.sha256(content).hexdigest()
+        rows.append({"image_id": image_id, "path": path, "phash": facts.phash, "pixel_std": facts.pixel_std})
+    return pl.DataFrame(rows, schema_overrides={"pixel_std": pl.Array(pl.Float32, 3)})
+
+
+def pairs_of(data: dict[str, bytes]) -> set[frozenset[str]]:
+    records = table(data)
+    path_of = dict(records.select("image_id", "path").iter_rows())
+    found = near_duplicates(records, data.__getitem__)
+    return {
+        frozenset((path_of[one], path_of[other])) for one, other in found.select("image_id", "other_id").iter_rows()
+    }
+
+
+OTHERS = {f"{seed}.png": encoded(scene(seed)) for seed in range(70)}
+COPIES = {
+    "smaller": scene(0).resize((70, 70)),
+    "cropped": scene(0).crop((4, 4, 156, 156)),
+    "brighter": scene(0).point([min(255, level * 5 // 4) for level in range(256)] * 3),
+}
+
+
+@pytest.mark.parametrize("change", list(COPIES))
+def test_near__a_changed_copy_is_the_only_pair(change: str) -> None:
+    assert pairs_of(OTHERS | {"copy.jpg": encoded(COPIES[change], "JPEG", quality=60)}) == {
+        frozenset(("0.png", "copy.jpg"))
+    }
+
+
+def test_near__flat_pictures_have_no_pairs() -> None:
+    # Three bare walls under one lamp: alike in all that is left of them, and three photographs all the same.
+    lamp = np.linspace(0, 8, 40)[:, None, None].repeat(40, 1).repeat(3, 2)
+    walls = {f"{level}.png": encoded(Image.fromarray((lamp + level).astype(np.uint8))) for level in (40, 90, 200)}
+    assert table(walls)["phash"].n_unique() < 3
+    assert pairs_of(walls) == set()
+
+
+def test_near__a_layout_that_all_images_share_is_no_likeness() -> None:
+    # Cells of one module: the same grid in each, other shades in between.
+    layout = np.asarray(scene(500), dtype=float)
+    cells = {}
+    for index in range(100):
+        shades = np.asarray(scene(600 + index), dtype=float) - 128
+        cells[f"{index}.png"] = encoded(Image.fromarray(np.clip(layout + 0.12 * shades, 0, 255).astype(np.uint8)))
+    hashes = [int(phash, 16) for phash in table(cells)["phash"]]
+    alike = sum((one ^ other).bit_count() <= 11 for row, one in enumerate(hashes) for other in hashes[:row])
+    found = pairs_of(cells | {"copy.jpg": encoded(Image.open(io.BytesIO(cells["7.png"])), "JPEG", quality=80)})
+    assert alike > 500
+    assert frozenset(("7.png", "copy.jpg")) in found
+    assert len(found) < alike / 50
+
+
+def test_near__does_not_depend_on_the_order_of_records() -> None:
+    data = OTHERS | {"copy.jpg": encoded(COPIES["smaller"], "JPEG")}
+    records = table(data)
+    expected = near_duplicates(records, data.__getitem__)
+    assert expected.height == 1
+    assert near_duplicates(records.reverse(), data.__getitem__).equals(expected)
+
+
+def test_groups__are_connected_and_named_by_the_smallest_id() -> None:
+    pairs = pl.DataFrame({"image_id": ["b", "c", "x"], "other_id": ["d", "d", "y"]})
+    assert sorted(near_duplicate_groups(pairs).iter_rows()) == [
+        ("b", "b"),
+        ("c", "b"),
+        ("d", "b"),
+        ("x", "x"),
+        ("y", "x"),
+    ]
+    assert near_duplicate_groups(pairs.clear()).is_empty()
+
+
+def test_groups__are_put_beside_the_records_in_their_order() -> None:
+    records = pl.DataFrame({"image_id": ["z", "d", "b"], "near_group": ["old", None, None]})
+    groups = pl.DataFrame({"image_id": ["b", "d"], "near_group": ["b", "b"]})
+    assert with_near_group(records, groups).rows() == [("z", None), ("d", "b"), ("b", "b")]
+
+
+def test_vectors__near_ones_are_pairs_in_any_order_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(50, 16)).astype("f4")
+    values[[10, 30]] = values[[5, 5]] + 0.05 * generator.normal(size=(2, 16))
+    frame = pl.DataFrame({"image_id": [f"{i:02}" for i in range(50)]}).with_columns(
+        vector=pl.Series(values, dtype=pl.Array(pl.Float32, 16))
+    )
+    found = near_by_vectors(frame, 0.95)
+    assert found.select("image_id", "other_id").rows() == [("05", "10"), ("05", "30"), ("10", "30")]
+    monkeypatch.setattr("platform_assets.vision.quality.near_duplicates._ROWS_AT_ONCE", 7)
+    assert (
+        near_by_vectors(frame.reverse(), 0.95)
+        .select("image_id", "other_id")
+        .equals(found.select("image_id", "other_id"))
+    )
+    assert near_by_vectors(frame.head(1), 0.5).is_empty()
