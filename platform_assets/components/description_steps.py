@@ -132,7 +132,7 @@ def _page_facts(spec: VisionDatasetSpec, frame: pl.DataFrame, numbers: Profile, 
 
 
 def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
-    """What was looked for in this version. Labels are judged by experiments, which come after it."""
+    """What was looked for in this version; doubtful labels where an experiment has judged this very version."""
     from platform_assets.vision.quality.findings import Findings
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
 
@@ -140,8 +140,17 @@ def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
     return Findings(
         near_duplicates=None if pairs is None else near_duplicate_groups(pairs),
         image_faults=tables.read([spec.name, "image_issues"]),
+        label_faults=_doubtful_labels(spec, tables),
         overrides=tables.read([spec.name, "overrides"]) if spec.overrides else None,
     )
+
+
+def _doubtful_labels(spec: VisionDatasetSpec, tables: Tables) -> pl.DataFrame | None:
+    key, version = [spec.name, "doubtful_labels"], tables.current_version([spec.name, "records"])
+    if not tables.exists(key):
+        return None
+    judged = tables.read(key)
+    return judged if set(judged["records_version"]) == {version} else None
 
 
 def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:

@@ -50,6 +50,8 @@ def label_issues(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     """Judge every label by the vectors of the first frozen backbone that the YAML names."""
+    import polars as pl
+
     from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults
 
     key = [*inputs.spec.key, "label_issues"]
@@ -70,6 +72,9 @@ def label_issues(
         except CannotJudgeLabels as error:
             return _not_judged(str(error), version, look_alikes)
     tables.write_version(key, made_by, found)
+    if inputs.spec.target == "label":
+        doubtful = found.filter("is_fault").with_columns(records_version=pl.lit(inputs.records_version))
+        tables.write([inputs.spec.dataset, "doubtful_labels"], doubtful)
     _write_reviews(inputs, found, files)
     return _result(inputs, found, files, version, look_alikes)
 

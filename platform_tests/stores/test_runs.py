@@ -208,7 +208,7 @@ def test_record_trial__deleted_experiment_comes_back(runs: Runs) -> None:
         ({"files": {"big": b"x" * 1_048_577}}, "add it to the outputs folder"),
         ({"files": {"../x": b""}}, "not a relative POSIX name"),
         ({"partition": "a' or '1'='1"}, "should match pattern"),
-        ({"status": "RUNNING"}, "Input should be 'FINISHED'"),
+        ({"status": "PAUSED"}, "Input should be 'RUNNING'"),
         ({"learning_rate": 1}, "Extra inputs are not permitted"),
     ],
 )

@@ -109,7 +109,7 @@ def _gaps_line(facts: DataCardFacts) -> str:
     findings = [result for _, result in _quality_rows(facts.findings)]
     return (
         f"**Gaps:** {unsaid} of {len(said)} facts that people state are {NOT_STATED}, "
-        f"{findings.count(NOT_LOOKED_FOR)} of 3 kinds of finding were {NOT_LOOKED_FOR}."
+        f"{findings.count(NOT_LOOKED_FOR)} of 2 kinds of finding were {NOT_LOOKED_FOR}."
     )
 
 

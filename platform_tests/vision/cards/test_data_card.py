@@ -100,7 +100,7 @@ def test_data_card__numbers_and_hashes() -> None:
 def test_data_card__gaps_are_said_and_counted() -> None:
     bare = data_card(_data_facts(licence=None, citation=None, rejected=pl.DataFrame(schema=["path", "reason"])))
     assert (
-        "**Gaps:** 24 of 24 facts that people state are not stated, 3 of 3 kinds of finding were not looked for."
+        "**Gaps:** 24 of 24 facts that people state are not stated, 2 of 2 kinds of finding were not looked for."
         in bare
     )
     assert "| licence | not stated |" in bare
@@ -128,7 +128,7 @@ def test_data_card__findings() -> None:
         overrides=pl.DataFrame({"action": ["keep", "relabel", "relabel"], "applied": [True, True, False]}),
     )
     text = data_card(_data_facts(findings=findings))
-    assert "0 of 3 kinds of finding were not looked for" in text
+    assert "0 of 2 kinds of finding were not looked for" in text
     assert "| near duplicates | 5 images in 2 groups |" in text
     assert "| faults of images | 2 blurry, 1 dark |" in text
     assert "| labels in doubt | 2 images |" in text
@@ -139,7 +139,7 @@ def test_data_card__a_search_that_found_nothing_is_no_gap() -> None:
     nothing = Findings(image_faults=pl.DataFrame(schema={"fault": pl.String}))
     text = data_card(_data_facts(findings=nothing))
     assert "| faults of images | none |" in text
-    assert "2 of 3 kinds of finding" in text
+    assert "1 of 2 kinds of finding" in text
 
 
 def test_data_card__unknown_fact_is_refused() -> None:
