@@ -21,7 +21,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check dev smoke bench lock clean moved
+.PHONY: help setup demo test slow check dev smoke bench lock clean moved
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -31,14 +31,17 @@ setup: .env  ## .venv from the lock, the kestrel command, .env; costs nothing wh
 demo: setup  ## real photographs to a leaderboard, a champion and a verified ONNX export, in minutes
 	@$(BIN)/kestrel demo
 
-test: setup  ## every test but the benchmarks; ARGS="-k splits -x" narrows it
-	@$(BIN)/pytest -m "not bench" $(ARGS)
+test: setup  ## the tests; ARGS="-k splits -x" narrows them
+	@$(BIN)/pytest -m "not bench and not slow" $(ARGS)
+
+slow: setup  ## tests with a live daemon, killed trainings and broken pushes: minutes, and part of CI
+	@$(BIN)/pytest -m slow $(ARGS)
 
 check: setup  ## format, lint, types, tests: what CI runs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -m "not bench" $(ARGS)
+	@$(BIN)/pytest -m "not bench and not slow" $(ARGS)
 
 dev: setup  ## the Dagster UI on what `make demo` made; ARGS="--port 3001" moves it
 	@$(BIN)/dagster dev $(ARGS)

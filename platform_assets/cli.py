@@ -86,7 +86,7 @@ def results(experiment: str) -> None:
 def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:
     """The `dagster asset materialize` line for a dataset, an experiment, or one trial of it."""
     program, log = str(Path(sys.executable).with_name("dagster")), '{"loggers": {"console": {}}}'
-    dagster = [program, "asset", "materialize", "-m", _module(), "--config-json", log, "--select"]
+    dagster = [program, "asset", "materialize", "-m", project_module(), "--config-json", log, "--select"]
     if "/" not in what:
         if trial:
             raise click.UsageError(f"--trial {trial}: trials belong to an experiment; name it, as in {what}/EXPERIMENT")
@@ -102,7 +102,7 @@ def materialize_command(what: str, trial: str | None, *, with_dataset: bool = Fa
     return [*dagster, " or ".join(f"group:{group}" for group in groups), "--partition-range", f"{first}...{last}"]
 
 
-def _module() -> str:
+def project_module() -> str:
     """The code location of the project in the working directory, as its pyproject.toml names it for dagster."""
     try:
         tools = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]
@@ -115,7 +115,7 @@ def _module() -> str:
 def _experiment(what: str) -> ExperimentSpec:
     from platform_assets.results import experiments
 
-    _module()  # says what to do in a folder that is no project
+    project_module()  # says what to do in a folder that is no project
     found = {"/".join(spec.key): spec for spec in experiments(Path.cwd())}
     if what not in found:
         raise click.UsageError(f"{what}: no such experiment here; defined are {', '.join(sorted(found)) or 'none'}")

@@ -258,10 +258,10 @@ def export(name: str, to: ExportFormat, folder: Path, **release: Any) -> None:
 
 
 def _here() -> ProjectDatasets:
-    from platform_assets.cli import _module
+    from platform_assets.cli import project_module
     from platform_assets.project_datasets import ProjectDatasets
 
-    return ProjectDatasets.here(_module().split(".")[0])
+    return ProjectDatasets.here(project_module().split(".")[0])
 
 
 def _relative(path: Path, root: Path) -> str:

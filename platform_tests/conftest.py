@@ -1,5 +1,6 @@
 """Fixtures for tests of every folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from platform_tests.s3_server import S3Server, s3_server
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database; making one takes seconds, so projects start with a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    # The parent is shared by the workers of one run: whoever comes first makes it, under the lock of `prepare`.
+    alone = tmp_path_factory.getbasetemp()
+    path = (alone.parent if "PYTEST_XDIST_WORKER" in os.environ else alone) / "mlflow" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
     Runs(f"sqlite:///{path}", artifact_root=None).prepare()
     return path
 

@@ -111,14 +111,12 @@ def session(project: Path) -> Session:
 EXIT_CODES = {"success, no .env": 0} | {name: int("def" not in name) for name in COMMANDS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("command", "code"), EXIT_CODES.items())
 def test_cli__exit_code(session: Session, command: str, code: int) -> None:
     done = session.done[command]
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-@pytest.mark.slow
 def test_cli__fails_for_the_reason_it_should(session: Session) -> None:
     said = {name: done.stdout + done.stderr for name, done in session.done.items()}
     assert "this step fails" in said["failed step"]
@@ -127,7 +125,6 @@ def test_cli__fails_for_the_reason_it_should(session: Session) -> None:
     assert 'Value "many"' in said["bad config"]
 
 
-@pytest.mark.slow
 def test_instance__every_command_found_the_same_one(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(session.project)
     with dg.DagsterInstance.from_config(str(session.project)) as instance:
@@ -139,14 +136,12 @@ def test_instance__every_command_found_the_same_one(session: Session, monkeypatc
         assert "temporary directory" not in session.done[command].stdout + session.done[command].stderr
 
 
-@pytest.mark.slow
 def test_instance__dev_loads_the_code_location(session: Session) -> None:
     assert session.seen_by_dev["workspaceOrError"]["locationEntries"] == [
         {"name": "kestrel", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
     ]
 
 
-@pytest.mark.slow
 def test_instance__state_lies_under_data_alone(session: Session) -> None:
     ours = {"dagster.yaml", "workspace.yaml", "pyproject.toml", "probe_project", ".env"}
     assert {path.name for path in session.project.iterdir()} - ours == {"data"}

@@ -260,6 +260,7 @@ Datasets(Path(sys.argv[1]), Path(sys.argv[1], "data")).push(Path("images"))
 """
 
 
+@pytest.mark.slow
 def test_s3__a_push_that_was_killed_uploads_only_the_rest(
     datasets: Datasets, project: Path, s3_login: S3Server
 ) -> None:

@@ -74,7 +74,6 @@ def unfinished(status: str, **changes: Any) -> TrialRun:
     return trial(status=status, checkpoint_id=None, folder_url=None, metrics={}, **changes)
 
 
-@pytest.mark.slow
 def test_prepare__two_processes_leave_one_whole_database(prepared: Path) -> None:
     with sqlite3.connect(prepared) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -83,7 +82,6 @@ def test_prepare__two_processes_leave_one_whole_database(prepared: Path) -> None
     assert sorted(path.name for path in prepared.parent.iterdir()) == ["kestrel-locks", "mlflow.db"]
 
 
-@pytest.mark.slow
 def test_prepare__older_database_is_migrated_and_kept(runs: Runs, tmp_path: Path) -> None:
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config

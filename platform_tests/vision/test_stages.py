@@ -122,7 +122,6 @@ def test_checkpoint__of_stages_comes_back_and_is_not_taken_for_pooled(tmp_path: 
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.slow
 def test_export_onnx__of_stages_agrees_with_torch(tmp_path: Path) -> None:
     classifier = _classifier()
     export_onnx(classifier, tmp_path / "m.onnx", label_map=SHAPES, checkpoint_id="0")

@@ -86,7 +86,6 @@ def test_train__another_seed_ends_elsewhere(straight: tuple[Classifier, TrainRes
     assert weights_sha256(classifier) != weights_sha256(straight[0])
 
 
-@pytest.mark.slow
 def test_train__killed_and_resumed_equals_uninterrupted(
     straight: tuple[Classifier, TrainResult], tmp_path: Path
 ) -> None:

