@@ -166,13 +166,13 @@ def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(
         data_version=data_version(row.checkpoint_id),
         metadata={
+            **figures,
             "champion": show.table(pl.DataFrame([{"what": k, "value": str(v)} for k, v in row.model_dump().items()])),
             "checkpoint_id": row.checkpoint_id,
             "version": row.version,
             "folder": dg.MetadataValue.path(row.folder_url),
             "reason": dg.MetadataValue.md(f"**{row.verdict}:** {row.reason}\n\n{row.choice}"),
             "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(row.mlflow_run_id)),
-            **figures,
         },
         check_results=[
             dg.AssetCheckResult(

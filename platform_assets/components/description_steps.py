@@ -150,7 +150,7 @@ def _doubtful_labels(spec: VisionDatasetSpec, tables: Tables) -> pl.DataFrame | 
     if not tables.exists(key):
         return None
     judged = tables.read(key)
-    return judged if set(judged["records_version"]) == {version} else None
+    return judged.filter("is_fault") if set(judged["records_version"]) == {version} else None
 
 
 def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:

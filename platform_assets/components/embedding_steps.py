@@ -81,8 +81,8 @@ def embeddings(
         ]
     frame = pl.DataFrame([row.model_dump() for row in rows])
     maps = {
-        f"map_{row.backbone}_{row.features}_{row.image_size_px}px": _map(inputs, cache, row, frozen.preprocessing)
-        for row, frozen in zip(rows, frozen_backbones(inputs), strict=True)
+        f"map_of_row_{number}": _map(inputs, cache, row, frozen.preprocessing)
+        for number, (row, frozen) in enumerate(zip(rows, frozen_backbones(inputs), strict=True), 1)
     }
     tables.write([*inputs.spec.key, "embeddings"], frame)
     return dg.MaterializeResult(

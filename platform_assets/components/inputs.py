@@ -24,7 +24,10 @@ NO_TARGETS = ("image_id", "path", "split", "group", "mode", "format", "phash", "
 
 @dataclass(frozen=True)
 class Inputs:
-    """`records` are those of the dataset's own split; `records_of` gives a trial its own."""
+    """`records` are those of the dataset's own split; `records_of` gives a trial its own.
+
+    `records_version` names what was read of a dataset version as well: its tiny subset, another column as the label.
+    """
 
     spec: ExperimentSpec
     dataset: VisionDatasetSpec
@@ -94,11 +97,13 @@ def open_inputs(spec: ExperimentSpec, dataset: VisionDatasetSpec, tables: Tables
     )
     if spec.crop_to_box is not None:
         require_boxes(records, "/".join(spec.key))
+    version = tables.current_version([dataset.name, "records"])
+    of = "" if spec.target == "label" else f"-{spec.target}"
     return Inputs(
         spec=spec,
         dataset=dataset,
         records=records,
-        records_version=f"{tables.current_version([dataset.name, 'records'])}{'-tiny' if tiny else ''}",
+        records_version=f"{version}{'-tiny' if tiny else ''}{of}",
         label_map=label_map,
         root=files.tiny_subset(dataset.name) if tiny else files.source_root(dataset.source),
     )

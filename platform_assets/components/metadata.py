@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ import dagster as dg
 if TYPE_CHECKING:
     import polars as pl
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMN_TYPES = {"Int": "int", "UInt": "int", "Float": "float", "Boolean": "bool"}
 
 
 def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
-    """The first rows of a frame; nested values become text, fractions keep five digits."""
+    """The first rows of a frame; nested values become text, fractions keep five digits, hashes their first twelve."""
     nested = {name for name, kind in frame.schema.items() if kind.is_nested()}
     rows = [
         {name: str(value) if name in nested else _shown(value) for name, value in row.items()}
@@ -30,6 +32,8 @@ def table(frame: pl.DataFrame, *, max_rows: int = 100) -> dg.TableMetadataValue:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return f"{value[:12]}…"
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
@@ -49,13 +53,14 @@ def picture(image: bytes) -> dg.MarkdownMetadataValue:
 def every_two_seconds(log: Callable[[str], None], what: str) -> Callable[[int, int], None]:
     """A progress callback `(done, total)` that logs count, rate and time left, at most every two seconds and at the end."""
     start = last = 0.0
-    first = 0
+    first = seen = 0
 
     def report(done: int, total: int) -> None:
-        nonlocal start, last, first
+        nonlocal start, last, first, seen
         now = time.monotonic()
-        if start == 0.0:
+        if start == 0.0 or done < seen:  # the first call, or of another round
             start, last, first = now, now, done
+        seen = done
         if now - last < 2 and (done < total or now - start < 2):
             return
         last = now

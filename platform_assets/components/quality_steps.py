@@ -60,6 +60,7 @@ def near_duplicates_result(
     pairs, root = tables.read([spec.name, "near_duplicates"]), files.source_root(spec.source)
     leaks = split_leaks(frame, near=pairs).filter(pl.col("kind") == "near_duplicate")
     cure = "split: {kind: grouped} keeps them on one side; near_duplicates: ignore says that they are meant"
+    said = f"{leaks.height} pairs stand in two parts: {cure}" if leaks.height else None
     sheet = pairs_sheet(pairs, frame, lambda path: (root / path).read_bytes())
     return dg.MaterializeResult(
         asset_key=[spec.name, "near_duplicates"],
@@ -67,8 +68,8 @@ def near_duplicates_result(
         metadata={
             "dagster/row_count": pairs.height,
             "groups": near_duplicate_groups(pairs)["near_group"].n_unique(),
-            "pairs": show.table(pairs, max_rows=50),
             "most_alike": show.picture(sheet),
+            "pairs": show.table(pairs, max_rows=50),
         },
         check_results=[
             dg.AssetCheckResult(
@@ -76,7 +77,7 @@ def near_duplicates_result(
                 asset_key=[spec.name, "near_duplicates"],
                 passed=leaks.is_empty(),
                 severity=ERROR if spec.near_duplicates == "fail" else WARN,
-                description=None if leaks.is_empty() else f"{leaks.height} pairs stand in two parts: {cure}",
+                description="not looked for: near_duplicates is ignore" if spec.near_duplicates == "ignore" else said,
                 metadata={"pairs_in_two_parts": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
             )
         ],
@@ -177,8 +178,8 @@ def image_issues(spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, r
             "dagster/row_count": found.height,
             "faults": show.table(counts),
             "thresholds": dg.MetadataValue.json(THRESHOLDS),
-            "issues": show.table(found, max_rows=50),
             "worst": show.picture(captioned_sheet(list(worst["path"]), captions, read)),
+            "issues": show.table(found, max_rows=50),
         },
     )
 

@@ -62,13 +62,15 @@ def records(
     seen before is not opened again.
     """
     made_from = _made_from(spec, tables, files)
+    files_opened = 0
     if not _is_made(spec, tables, made_from):
-        _make_records(context, spec, tables, files)
+        tables.write([spec.name, "records_made_from"], show.one_row(version="in the making"))
+        files_opened = _make_records(context, spec, tables, files)
         tables.write([spec.name, "records_made_from"], show.one_row(version=made_from))
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
     context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
-    yield _records_result(spec, frame, label_map, tables)
+    yield _records_result(spec, frame, label_map, tables, files_opened)
     yield _rejected_result(spec, frame, rejected)
     yield _label_map_result(spec, label_map)
     yield near_duplicates_result(spec, frame, tables, files)
@@ -91,7 +93,8 @@ def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
 
 def _make_records(
     context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
-) -> None:
+) -> int:
+    """Write the tables of this version; how many images were opened for their facts."""
     from platform_assets.vision.profile import records_version
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, with_near_group
     from platform_assets.vision.splits import assign_splits
@@ -109,8 +112,9 @@ def _make_records(
     tables.write([spec.name, "overrides"], applied)
     tables.write([spec.name, "rejected"], found.rejected)
     tables.write([spec.name, "label_map"], _label_map_frame(found.label_map))
-    _remember_version(spec, tables, version)
     tables.write_version([spec.name, "records"], version, frame)
+    _remember_version(spec, tables, version)
+    return found.files_read
 
 
 def _scan(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, root: Path) -> Scan:
@@ -156,7 +160,9 @@ def _remember_version(spec: VisionDatasetSpec, tables: Tables, version: str) -> 
         tables.write(key, pl.concat([known, show.one_row(version=version)]))
 
 
-def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables) -> Result:
+def _records_result(
+    spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables, files_opened: int
+) -> Result:
     from platform_assets.vision.profile import class_counts
 
     version, decisions = tables.current_version([spec.name, "records"]) or "", tables.read([spec.name, "overrides"])
@@ -168,6 +174,7 @@ def _records_result(spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: Lab
             "counts": show.table(class_counts(frame)),
             "first_rows": show.table(frame.drop("pixel_mean", "pixel_std"), max_rows=20),
             "version": version,
+            "files_opened": files_opened,
             **({"decisions_of_reviewers": show.table(decisions)} if spec.overrides else {}),
         },
         check_results=record_check_results(spec, frame, label_map),

@@ -76,10 +76,17 @@ def version_now(spec: VisionDatasetSpec, files: FilesResource, hashes: pl.DataFr
 
 
 def overrides_hash(spec: VisionDatasetSpec, files: FilesResource) -> str:
-    """SHA-256 of the file of decisions, empty when the YAML names none."""
+    """SHA-256 of the file of decisions, empty when the YAML names none. Raises BadReview when it is not there."""
+    from platform_assets.vision.quality.reviews import BadReview
+
     if spec.overrides is None:
         return ""
-    return hashlib.sha256((Path(files.root) / spec.overrides).read_bytes()).hexdigest()
+    place = Path(files.root) / spec.overrides
+    if not place.is_file():
+        raise BadReview(
+            f"{place}: no such file of decisions; put it there, or remove `overrides` from {spec.name}'s YAML"
+        )
+    return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
 def _by_suffix(hashes: pl.DataFrame) -> pl.DataFrame:

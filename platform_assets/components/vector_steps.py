@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.embedding_steps import frozen_backbones, known_rows
+from platform_assets.components.embedding_steps import (
+    Embedded,
+    StaleEmbeddings,
+    frozen_backbones,
+    held_vectors,
+    known_rows,
+)
 from platform_assets.components.specs import code_version, data_version
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ LABEL_ISSUES = (
     "which class it suggests. Beside it a CSV and Label Studio's tasks to review; decisions come back as `overrides`."
 )
 
-
+TO_REVIEW, TASKS, CONFIG = "to_review.csv", "label_studio_tasks.json", "label_studio_config.xml"
 MIN_COSINE = 0.95
 MOST_COMPARED = 20_000
 """Images; all pairs of more take minutes."""
@@ -50,49 +57,51 @@ def label_issues(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     """Judge every label by the vectors of the first frozen backbone that the YAML names."""
-    import polars as pl
-
     from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults
 
-    key = [*inputs.spec.key, "label_issues"]
-    version = data_version(inputs.records_version, inputs.label_map.checksum, _vectors_name(inputs, tables))
+    key, row = [*inputs.spec.key, "label_issues"], _embedded(inputs, tables)
+    version = data_version(inputs.records_version, inputs.label_map.checksum, row.key.folder)
     made_by = data_version(version.value, code_version("vision.quality.label_faults")).value
-    vectors = _vectors(inputs, tables, cache)
+    vectors = held_vectors(inputs, cache, row, frozen_backbones(inputs)[0].preprocessing)
     look_alikes = _look_alikes(inputs, vectors)
-    known = tables.read(key) if tables.exists(key) else None
-    if known is not None and tables.current_version(key) == made_by:
+    found = _kept(tables, key, made_by)
+    if found is not None:
         context.log.info("nothing changed, the label issues are taken as they are")
-        return _result(inputs, known, files, version, look_alikes)
-    context.log.info(f"judging {inputs.records.height:,} labels by five folds")
-    with show.stops_cleanly("Nothing was written."):
-        try:
-            found = label_faults(
-                inputs.records, _vectors(inputs, tables, cache), inputs.label_map, group_by=_group(inputs)
-            )
-        except CannotJudgeLabels as error:
-            return _not_judged(str(error), version, look_alikes)
+    else:
+        context.log.info(f"judging {inputs.records.height:,} labels by five folds")
+        with show.stops_cleanly("Nothing was written."):
+            try:
+                found = label_faults(inputs.records, vectors, inputs.label_map, group_by=_group(inputs))
+            except CannotJudgeLabels as error:
+                return _not_judged(str(error), version, look_alikes)
     tables.write_version(key, made_by, found)
-    if inputs.spec.target == "label":
-        doubtful = found.filter("is_fault").with_columns(records_version=pl.lit(inputs.records_version))
-        tables.write([inputs.spec.dataset, "doubtful_labels"], doubtful)
-    _write_reviews(inputs, found, files)
-    return _result(inputs, found, files, version, look_alikes)
+    reviews = _for_reviewers(inputs, found, tables, files.reviews(*inputs.spec.key, made_by))
+    return _result(inputs, found, reviews, version, look_alikes)
+
+
+def _embedded(inputs: Inputs, tables: Tables) -> Embedded:
+    """The row of the embeddings table for the first frozen backbone. Raises StaleEmbeddings."""
+    frozen = frozen_backbones(inputs)[0]
+    row = next((row for row in known_rows(tables, inputs) if frozen.made(row)), None)
+    if row is None:
+        what = f"{frozen.backbone} ({frozen.features}) at {frozen.preprocessing.image_size_px} px"
+        raise StaleEmbeddings(f"{'/'.join(inputs.spec.key)}/embeddings: no vectors of {what}; materialize it first")
+    return row
+
+
+def _kept(tables: Tables, key: list[str], version: str) -> pl.DataFrame | None:
+    from platform_assets.stores.tables import MissingTable
+
+    try:
+        return tables.read(key, version=version)
+    except MissingTable:
+        return None
 
 
 def _group(inputs: Inputs) -> str | None:
     """What a fold must not part: the dataset's groups, or its near duplicates where its split keeps them together."""
     together = inputs.dataset.split.kept_together_by
     return together[-1] if together else None
-
-
-def _vectors_name(inputs: Inputs, tables: Tables) -> str:
-    return known_rows(tables, inputs)[0].key.folder
-
-
-def _vectors(inputs: Inputs, tables: Tables, cache: EmbeddingCache) -> pl.DataFrame:
-    from platform_assets.components.embedding_steps import held_vectors
-
-    return held_vectors(inputs, cache, known_rows(tables, inputs)[0], frozen_backbones(inputs)[0].preprocessing)
 
 
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
@@ -122,25 +131,37 @@ def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
     )
 
 
-def _write_reviews(inputs: Inputs, found: pl.DataFrame, files: FilesResource) -> None:
-    """What a person works through: the doubtful ones, as a CSV to fill in and as tasks of Label Studio."""
+def _for_reviewers(inputs: Inputs, found: pl.DataFrame, tables: Tables, folder: Path) -> Path | None:
+    """Hand the doubtful labels to the dataset's page and card, and to people: a CSV to fill in, tasks of Label Studio.
+
+    A file that is there is never written again, someone may be filling it in. Reviews of another column than the label
+    cannot come back as decisions on the label, and are not written.
+    """
+    import polars as pl
+
     from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config
     from platform_assets.vision.quality.reviews import to_review_csv
 
-    folder, doubtful = files.reviews(*inputs.spec.key), found.filter("is_fault")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "to_review.csv").write_text(to_review_csv(doubtful), encoding="utf-8", newline="")
+    if inputs.spec.target != "label":
+        return None
+    judged = found.with_columns(records_version=pl.lit(inputs.records_version))
+    tables.write([inputs.spec.dataset, "doubtful_labels"], judged)
+    doubtful = found.filter("is_fault")
     tasks = label_studio_tasks(
         doubtful, lambda path: f"/data/local-files/?d={path}", model_version=inputs.records_version
     )
-    (folder / "label_studio_tasks.json").write_text(tasks, encoding="utf-8")
-    (folder / "label_studio_config.xml").write_text(labelling_config(inputs.label_map), encoding="utf-8")
+    texts = {TO_REVIEW: to_review_csv(doubtful), TASKS: tasks, CONFIG: labelling_config(inputs.label_map)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        if not (folder / name).exists():
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+    return folder
 
 
 def _result(
     inputs: Inputs,
     found: pl.DataFrame,
-    files: FilesResource,
+    reviews: Path | None,
     version: dg.DataVersion,
     look_alikes: dg.AssetCheckResult,
 ) -> dg.MaterializeResult[Any]:
@@ -150,16 +171,16 @@ def _result(
     worst = doubtful.head(32)
     captions = [(f"is {label}", f"looks {said}") for label, said in worst.select("label", "suggested").rows()]
     sheet = captioned_sheet(list(worst["path"]), captions, lambda path: (inputs.root / path).read_bytes())
-    folder = files.reviews(*inputs.spec.key)
+    named = {"to_review": TO_REVIEW, "label_studio": TASKS} if reviews else {}
+    where = f"; review {reviews / TO_REVIEW}" if reviews else ""
     return dg.MaterializeResult(
         data_version=version,
         metadata={
             "dagster/row_count": found.height,
             "doubtful": doubtful.height,
-            "ranking": show.table(doubtful, max_rows=50),
             "most_doubtful": show.picture(sheet),
-            "to_review": dg.MetadataValue.path(str(folder / "to_review.csv")),
-            "label_studio": dg.MetadataValue.path(str(folder / "label_studio_tasks.json")),
+            "ranking": show.table(doubtful.select("rank", "label", "suggested", "score", "split", "path"), max_rows=50),
+            **{name: dg.MetadataValue.path(f"{reviews}/{file}") for name, file in named.items()},
         },
         check_results=[
             look_alikes,
@@ -167,7 +188,7 @@ def _result(
                 check_name="labels_are_beyond_doubt",
                 passed=doubtful.is_empty(),
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"{doubtful.height} of {found.height} labels are doubtful; review {folder / 'to_review.csv'}",
+                description=f"{doubtful.height} of {found.height} labels are doubtful{where}",
                 metadata={"doubtful": doubtful.height, "threshold": 0},
             ),
         ],

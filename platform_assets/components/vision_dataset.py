@@ -1,10 +1,10 @@
 """The VisionDataset component: one YAML file describes a dataset and becomes its assets."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components import description_steps, quality_steps, records_steps, source_steps
 from platform_assets.components.automation import new_dataset_version
@@ -48,6 +48,14 @@ class VisionDatasetSpec(BaseModel):
     max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
     tiny_batch_size: int = Field(16, gt=0)
     owners: tuple[str, ...] = DEFAULT_OWNERS
+
+    @model_validator(mode="after")
+    def _grouped_by_what_is_found(self) -> Self:
+        if self.split.kind == "grouped" and self.near_duplicates == "ignore":
+            raise ValueError(
+                "split kind grouped keeps near duplicates together, which `near_duplicates: ignore` never finds"
+            )
+        return self
 
 
 class VisionDataset(dg.Component):
@@ -170,7 +178,7 @@ def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _data_card(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps = ["records", "rejected", "label_map", "near_duplicates", "profile"]
+    deps = ["records", "rejected", "label_map", "near_duplicates", "image_issues", "profile"]
     spec = _spec(
         dataset, "data_card", description_steps.DATA_CARD, deps, kinds={"markdown"}, code=["vision.cards.data_card"]
     )

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from array import array
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from platform_assets.vision.cropping import BoxCrop
+from platform_assets.vision.jpeg_headers import plain_jpeg
+from platform_assets.vision.perceptual_hash import at_32, phashes
 
 MAX_PIXELS = 50_000_000
 
@@ -68,8 +71,7 @@ _PILLOW_ERRORS = (
 )
 
 _TURNED = (2, 3, 4, 5, 6, 7, 8)
-_LEVELS = np.arange(256) / 255
-_LEVELS_SQUARED = _LEVELS**2
+_POWERS = np.arange(256.0)[:, None] ** (1, 2)
 
 # Pillow warns at 89 megapixels; the limit here is `max_pixels`, and it refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -85,17 +87,25 @@ class UnreadableImage(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageFacts:
-    """What a full decode shows. Sizes after EXIF rotation; mode and format as stored; mean and std 0 to 1, of RGB."""
+    """What a full decode shows. Sizes after EXIF rotation; mode and format as stored; mean and std 0 to 1, of RGB.
+
+    `grey_32` is what the perceptual hash is taken of: `phashes` takes those of many at once.
+    """
 
     width: int
     height: int
     mode: str
     format: str
-    phash: str
+    grey_32: NDArray[np.float64]
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
+
+    @property
+    def phash(self) -> str:
+        """imagehash's phash (DCT, 64 bits)."""
+        return phashes([self.grey_32])[0]
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | None = None) -> NDArray[np.uint8]:
@@ -114,9 +124,7 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | Non
 
 
 def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
-    """Facts from a full decode. The perceptual hash is imagehash's phash (DCT, 64 bits). Raises UnreadableImage."""
-    from platform_assets.vision.perceptual_hash import phash
-
+    """Facts from a full decode. Raises UnreadableImage."""
     # Four bytes a pixel are how Pillow keeps RGB: it reads them where they lie.
     decoded = _decode(data, max_pixels, "RGBX")
     picture = decoded.pixels
@@ -131,7 +139,7 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         height=grey.height,
         mode=decoded.mode,
         format=decoded.format,
-        phash=phash(grey),
+        grey_32=at_32(grey),
         pixel_mean=mean,
         pixel_std=std,
     )
@@ -150,6 +158,8 @@ class _Decoded:
 def _decode(data: bytes, max_pixels: int, jpeg_as: Literal["RGB", "RGBX"]) -> _Decoded:
     if not data:
         raise UnreadableImage("empty_file", "0 bytes")
+    if (decoded := _decode_plain_jpeg(data, max_pixels, jpeg_as)) is not None:
+        return decoded
     try:
         with _open(data) as image:
             mode, kind = image.mode, image.format or ""
@@ -167,6 +177,20 @@ def _decode(data: bytes, max_pixels: int, jpeg_as: Literal["RGB", "RGBX"]) -> _D
     except _PILLOW_ERRORS as error:
         cut_off = isinstance(error, EOFError) or "truncated" in str(error).lower()
         raise UnreadableImage("truncated" if cut_off else "corrupt", str(error) or repr(error)) from error
+
+
+def _decode_plain_jpeg(data: bytes, max_pixels: int, colours: Literal["RGB", "RGBX"]) -> _Decoded | None:
+    """As by Pillow's header and libjpeg-turbo's pixels, or None: whatever is odd goes the longer way to its reason."""
+    if (header := plain_jpeg(data)) is None:
+        return None
+    width, height, mode = header
+    if width * height > min(max_pixels, MAX_PIXELS):
+        return None
+    try:
+        pixels_hwc = simplejpeg.decode_jpeg(data, colorspace=colours, strict=True)
+    except ValueError:
+        return None
+    return _Decoded(pixels_hwc, mode, "JPEG", 1)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -229,10 +253,12 @@ def _upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8
 
 
 def _mean_and_std(picture: Image.Image) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Exact, from the histograms of the first three bands: ten times as fast as numpy on the pixels."""
+    """From the whole sums of the first three bands, by their histograms: ten times as fast as numpy on the pixels."""
+    count = picture.width * picture.height
     # An array first: numpy takes 0.4 of the time that it takes from the list.
-    histogram = np.frombuffer(array("I", picture.histogram()), dtype=np.uint32)[:768].reshape(3, 256)
-    counts = histogram / (picture.width * picture.height)
-    mean = counts @ _LEVELS
-    std = np.sqrt(np.maximum(counts @ _LEVELS_SQUARED - mean**2, 0))
-    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+    histogram = np.frombuffer(array("I", picture.histogram()[:768]), dtype=np.uint32).reshape(3, 256)
+    red, green, blue = (
+        (total / (255 * count), sqrt(count * squares - total * total) / (255 * count))
+        for total, squares in (histogram @ _POWERS).astype(np.int64).tolist()
+    )
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from platform_assets.vision.decoding import MAX_PIXELS, RejectReason, UnreadableImage, inspect_image
+from platform_assets.vision.decoding import MAX_PIXELS, ImageFacts, RejectReason, UnreadableImage, inspect_image
+from platform_assets.vision.perceptual_hash import phashes
+from platform_assets.vision.processes import Processes
 
 _IMAGE_SCHEMA: dict[str, Any] = {
     **{"width": pl.Int32, "height": pl.Int32, "mode": pl.String, "format": pl.String, "phash": pl.String},
@@ -28,8 +31,11 @@ _FILE_SCHEMA = {"path": pl.String, "image_id": pl.String, **_CONTENT_SCHEMA}
 FACTS_SCHEMA = {"image_id": pl.String, "made_by": pl.String, **_CONTENT_SCHEMA}
 
 CHUNK_BYTES = 1 << 20
+_NO_FACTS = (None,) * len(_IMAGE_SCHEMA)
 _FILES_PER_TASK = 16
 _FILES_PER_FRAME = 4096
+# Threads take turns at small images, whose reading is half Python; the processes take a second to start.
+_WORTH_PROCESSES = 5_000
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -82,11 +88,15 @@ def inspect_files(
     if on_progress is not None and already:
         on_progress(len(already), len(ordered))
     frames = [held]
-    with closing(in_threads(lambda path: _row(root / path, path, max_pixels), unread, threads)) as rows:
-        counted = _counted(rows, len(already), len(ordered), on_progress)
-        while batch := list(islice(counted, _FILES_PER_FRAME)):
-            frames.append(pl.DataFrame(batch, schema=_FILE_SCHEMA, orient="row"))
+    with Processes() as processes:
+        work = partial(_rows_elsewhere, processes) if len(unread) >= _WORTH_PROCESSES else _rows
+        tasks = _tasks_in_threads(partial(work, root, max_pixels), unread, threads)
+        with closing(tasks) as rows:
+            counted = _counted(rows, len(already), len(ordered), on_progress)
+            while batch := list(islice(counted, _FILES_PER_FRAME)):
+                frames.append(_frame(batch))
     files = pl.concat(frames).sort("path")
+    del frames, held
     facts = files.filter(pl.col("image_id").is_not_null()).unique("image_id").sort("image_id")
     facts = facts.with_columns(made_by=pl.lit(made_by)).select(*FACTS_SCHEMA)
     return Inspection(files=files, facts=facts, files_read=len(unread))
@@ -97,11 +107,18 @@ def in_threads(work: Callable[[_In], _Out], items: Iterable[_In], threads: int |
 
     Closing it drops what waits; without that Ctrl-C works all of it off.
     """
+    yield from _tasks_in_threads(lambda task: [work(item) for item in task], items, threads)
+
+
+def _tasks_in_threads(
+    work: Callable[[Iterator[_In]], list[_Out]], items: Iterable[_In], threads: int | None
+) -> Generator[_Out]:
+    """As in_threads, for work that is given the items of a task: they end early when it is closed."""
     threads, stopped, items = threads or os.cpu_count() or 1, Event(), iter(items)
     waiting: deque[Future[list[_Out]]] = deque()
 
     def work_off(task: Sequence[_In]) -> list[_Out]:
-        return [work(item) for item in task if not stopped.is_set()]
+        return work(item for item in task if not stopped.is_set())
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
     try:
@@ -146,34 +163,61 @@ def _counted(
         yield row
 
 
-def _row(place: Path, path: str, max_pixels: int) -> _Row:
-    """One row of _FILE_SCHEMA."""
+def _frame(rows: Sequence[_Row]) -> pl.DataFrame:
+    """By columns, which takes polars a quarter of the time that rows do."""
+    columns = zip(*rows, strict=True)
+    return pl.DataFrame(
+        [pl.Series(name, column, kind) for (name, kind), column in zip(_FILE_SCHEMA.items(), columns, strict=True)]
+    )
+
+
+def _rows(root: Path, max_pixels: int, paths: Iterable[str]) -> list[_Row]:
+    """Rows of _FILE_SCHEMA. The hashes of a task's pictures are taken at once."""
+    seen = [(path, *_seen(root, path, max_pixels)) for path in paths]
+    hashes = iter(phashes([found.grey_32 for *_, found in seen if isinstance(found, ImageFacts)]))
+    return [
+        (path, image_id, size_bytes, None, None, *_columns(found, next(hashes)))
+        if isinstance(found, ImageFacts)
+        else (path, image_id, size_bytes, *found, *_NO_FACTS)
+        for path, image_id, size_bytes, found in seen
+    ]
+
+
+def _rows_elsewhere(processes: Processes, root: Path, max_pixels: int, paths: Iterable[str]) -> list[_Row]:
+    return processes.call(_rows, root, max_pixels, list(paths))
+
+
+def _columns(facts: ImageFacts, phash: str) -> _Row:
+    return facts.width, facts.height, facts.mode, facts.format, phash, facts.pixel_mean, facts.pixel_std
+
+
+def _seen(
+    root: Path, path: str, max_pixels: int
+) -> tuple[str | None, int | None, ImageFacts | tuple[RejectReason, str]]:
+    """Hash, bytes, and the facts or why there are none."""
+    place = os.path.join(root, path)  # noqa: PTH118 - a Path takes longer to make than this
     image_id, size_bytes = None, None
     try:
         data = _read(place, most_bytes=8 * max_pixels + CHUNK_BYTES)
         image_id, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
-        facts = inspect_image(data, max_pixels=max_pixels)
+        return image_id, size_bytes, inspect_image(data, max_pixels=max_pixels)
     except UnreadableImage as unreadable:
-        return _rejected(path, image_id, size_bytes, unreadable.reason, unreadable.detail)
+        return image_id, size_bytes, (unreadable.reason, unreadable.detail)
     except FileNotFoundError:
-        return _rejected(path, None, None, "missing_file", "it was there when the scan began")
+        return None, None, ("missing_file", "it was there when the scan began")
     except OSError as error:
-        return _rejected(path, None, None, "unreadable_file", str(error))
+        return None, None, ("unreadable_file", str(error))
     except BaseException as error:
         error.add_note(f"while reading {place}")
         raise
-    return (path, image_id, size_bytes, None, None, *(getattr(facts, name) for name in _IMAGE_SCHEMA))
 
 
-def _rejected(path: str, image_id: str | None, size_bytes: int | None, reason: RejectReason, detail: str) -> _Row:
-    return (path, image_id, size_bytes, reason, detail, *(None for _ in _IMAGE_SCHEMA))
-
-
-def _read(place: Path, *, most_bytes: int) -> bytes:
+def _read(place: str, *, most_bytes: int) -> bytes:
     """The bytes of a regular file that is not absurdly large: no image in bounds needs over 8 bytes a pixel."""
-    found = place.stat()
+    found = os.stat(place)  # noqa: PTH116
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableImage("not_an_image", "not a regular file")
     if found.st_size > most_bytes:
         raise UnreadableImage("too_many_bytes", f"{found.st_size:,} bytes, over the limit of {most_bytes:,}")
-    return place.read_bytes()
+    with open(place, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,24 +18,33 @@ _LARGEST_SIDE = 512
 # Multiplications in one product: OpenBLAS takes threads of its own for more, which is slow beside the scan's threads.
 _PRODUCT = 1 << 18
 # Pillow resizes 8-bit pictures in whole numbers: weights times 2**22, summed, half added, shifted back, cut to a byte.
+# Here the weights are those divided by 2**22, which loses nothing.
 _WEIGHT_BITS = 22
 
 
 def phash(grey: Image.Image) -> str:
     """16 hex digits: which of the 64 lowest DCT frequencies of the picture (mode L) at 32 x 32 lie over their median."""
+    return phashes([at_32(grey)])[0]
+
+
+def phashes(greys_32: Sequence[NDArray[np.float64]]) -> list[str]:
+    """The hashes of pictures as `at_32` gives them; of 16 at once in less than half the time of one by one."""
     import scipy.fft
 
+    if not greys_32:
+        return []
     # The two transforms in imagehash's order, so that ties in flat pictures break as they do there.
-    spectrum = scipy.fft.dct(scipy.fft.dct(_at_32(grey), axis=0)[:_LOW], axis=1)[:, :_LOW].ravel()
-    ordered = np.sort(spectrum)
-    median = (ordered[spectrum.size // 2 - 1] + ordered[spectrum.size // 2]) / 2
-    return np.packbits(spectrum > median).tobytes().hex()
+    down = scipy.fft.dct(np.stack(greys_32), axis=1)[:, :_LOW]
+    spectra = scipy.fft.dct(down, axis=2)[:, :, :_LOW].reshape(len(greys_32), _LOW * _LOW)
+    ordered = np.sort(spectra)
+    median = (ordered[:, spectra.shape[1] // 2 - 1] + ordered[:, spectra.shape[1] // 2]) / 2
+    return [bits.tobytes().hex() for bits in np.packbits(spectra > median[:, None], axis=1)]
 
 
-def _at_32(grey: Image.Image) -> NDArray[np.float64]:
+def at_32(grey: Image.Image) -> NDArray[np.float64]:
     """The picture at 32 x 32 as Pillow's Lanczos gives it, bit for bit.
 
-    A product of whole numbers below 2**53 is exact in any order of sums, and takes BLAS 0.4 of Pillow's time at 128 px.
+    A product of multiples of 2**-22 below 2**31 is exact in any order of sums, and takes BLAS 0.4 of Pillow's time at 128 px.
     """
     width, height = grey.size
     if min(width, height) <= _SIDE or max(width, height) > _LARGEST_SIDE:
@@ -53,16 +63,15 @@ def _across_and_down(pixels_hw: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _to_bytes(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    sums += 1 << (_WEIGHT_BITS - 1)
-    sums *= 2.0**-_WEIGHT_BITS
+    sums += 0.5
     np.floor(sums, out=sums)
-    return np.clip(sums, 0, 255, out=sums)
+    return sums.clip(0, 255, out=sums)
 
 
 @lru_cache(maxsize=_LARGEST_SIDE)
 def _lanczos(side: int) -> NDArray[np.float64]:
-    """weights [side, 32]: Pillow's own, whole numbers, read off by resizing a picture with 2**22 on its diagonal."""
+    """weights [side, 32]: Pillow's own, read off by resizing a picture with 2**22 on its diagonal."""
     diagonal = np.zeros((side, side), dtype=np.int32)
     np.fill_diagonal(diagonal, 1 << _WEIGHT_BITS)
     weights = Image.fromarray(diagonal).resize((_SIDE, side), Image.Resampling.LANCZOS)
-    return np.asarray(weights).astype(np.float64)
+    return np.asarray(weights) / 2.0**_WEIGHT_BITS

@@ -13,7 +13,18 @@ import pytest
 from PIL import Image
 
 from platform_assets.stores.tables import Tables
-from platform_tests.components.projects import COLOURS, Project, dataset_yaml, experiment_yaml, failure, project
+from platform_assets.vision.cropping import MissingBox
+from platform_assets.vision.onnx_classifier import OnnxClassifier
+from platform_tests.components.projects import (
+    COLOURS,
+    Project,
+    dataset_yaml,
+    experiment_yaml,
+    failed_checks,
+    failure,
+    metadata,
+    project,
+)
 
 PATCH, SIDE = 12, 48
 CNN = {
@@ -22,12 +33,16 @@ CNN = {
     "train": {"epochs": 8, "warmup_epochs": 0, "augmentation": "none"},
 }
 PROBE = {"backbone": "tf_efficientnet_lite0", "mode": "linear_probe", "image_size_px": 32, "probe": {"points": 3}}
-RECORDS = " or ".join(f"key:photos/{name}" for name in ("source", "records", "rejected", "label_map"))
-TRIALS = ("embeddings", "checkpoint", "predictions", "metrics")
+RECORDS = " or ".join(
+    f"key:photos/{name}" for name in ("source", "records", "rejected", "label_map", "near_duplicates")
+)
+TRIAL = ("checkpoint", "predictions", "metrics")
+DELIVERED = " or ".join(f"key:photos/first/{name}" for name in ("leaderboard", "champion", "exports"))
+IMAGES = 60
 CORNERS = [(x, y) for x in (2, 18, 34) for y in (2, 18, 34)]
 
 
-def write_boxed_images(folder: Path, *, images: int = 96) -> Path:
+def write_boxed_images(folder: Path, *, images: int = IMAGES) -> Path:
     """Grey pictures with one patch of every colour; the label is the colour of the one that the COCO box is around."""
     random, names = np.random.default_rng(0), sorted(COLOURS)
     document: dict[str, Any] = {
@@ -61,30 +76,42 @@ def boxed(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> It
     with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
         source = {"kind": "coco", "path": str(images), "annotations": "boxes.json"}
         made.write("photos", dataset_yaml(images, source=source))
-        cropped = {"seeds": [0], "variants": {"cnn": CNN, "probe": PROBE}, "retrain": None}
-        made.write("first", experiment_yaml(**cropped, crop_to_box={"margin": 0.1}))
-        whole = {"name": "whole", "baseline": "probe", "variants": {"probe": PROBE}, "seeds": [0], "retrain": None}
-        made.write("whole", experiment_yaml(**whole))
+        one = {"seeds": [0], "retrain": None, "crop_to_box": {"margin": 0.1}}
+        made.write("first", experiment_yaml(**one, variants={"cnn": CNN}))
+        made.write("probes", experiment_yaml(**one, name="probes", baseline="probe", variants={"probe": PROBE}))
         made.materialize(RECORDS)
         yield made
 
 
-def _trials(experiment: str) -> str:
-    return " or ".join(f"key:photos/{experiment}/{name}" for name in TRIALS)
-
-
 def top1(project: Project, experiment: str, trial: str) -> float:
+    """Of one trial, fitted and evaluated."""
+    embeddings = [f"key:photos/{experiment}/embeddings"] if trial.startswith("probe") else []
+    made = " or ".join([*embeddings, *(f"key:photos/{experiment}/{name}" for name in TRIAL)])
+    project.materialize(made, partitions=(trial, trial))
     row = Tables(project.data / "tables").read(["photos", experiment, "metrics"], trial).row(0, named=True)
     return float(row["test_top1"])
 
 
 def test_crop_to_box__label_in_the_box_is_learned_by_probe_and_network(boxed: Project) -> None:
     """All three colours are in every picture, so that only a model that sees the box can tell which is meant."""
-    boxed.materialize(_trials("first"), partitions=("cnn__s0", "probe__s0"))
-    boxed.materialize(_trials("whole"), partitions=("probe__s0", "probe__s0"))
-    assert top1(boxed, "first", "probe__s0") > 0.9
     assert top1(boxed, "first", "cnn__s0") > 0.9
-    assert top1(boxed, "whole", "probe__s0") < 0.7
+    assert top1(boxed, "probes", "probe__s0") > 0.9
+
+
+def test_crop_to_box__champion_and_its_export_ask_for_the_box(boxed: Project) -> None:
+    """The exported file of the model in service cuts out the box that it is given, and refuses a picture without one."""
+    result = boxed.materialize(DELIVERED)
+    assert not failed_checks(result)
+    assert "export_matches_its_checkpoint" in {each.check_name for each in result.get_asset_check_evaluations()}
+    assert metadata(result, "photos/first/exports")["preprocessing"]["box_margin"] == 0.1
+    served = OnnxClassifier(Path(metadata(result, "photos/first/exports")["onnx"]))
+    images = boxed.folder.parent / "images"
+    box = json.loads((images / "boxes.json").read_text())["annotations"][0]["bbox"]
+    picture = (images / "000.png").read_bytes()
+    (prediction,) = served.predict([picture], [tuple(box)])
+    assert prediction.label == sorted(COLOURS)[0]
+    with pytest.raises(MissingBox, match="none is given; give x, y, width, height"):
+        served.predict([picture])
 
 
 def test_crop_to_box__another_box_is_embedded_anew(boxed: Project) -> None:
@@ -93,9 +120,9 @@ def test_crop_to_box__another_box_is_embedded_anew(boxed: Project) -> None:
     document = json.loads(file.read_text())
     document["annotations"][5]["bbox"][0] -= 1
     file.write_text(json.dumps(document))
-    boxed.materialize(f"{RECORDS} or key:photos/first/embeddings")
-    row = Tables(boxed.data / "tables").read(["photos", "first", "embeddings"]).row(0, named=True)
-    assert (row["images"], row["embedded_now"]) == (96, 1)
+    boxed.materialize(f"{RECORDS} or key:photos/probes/embeddings")
+    row = Tables(boxed.data / "tables").read(["photos", "probes", "embeddings"]).row(0, named=True)
+    assert (row["images"], row["embedded_now"]) == (IMAGES, 1)
 
 
 def test_crop_to_box__a_dataset_without_boxes_is_refused_with_the_cure(photos: Project) -> None:

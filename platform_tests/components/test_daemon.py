@@ -19,7 +19,10 @@ from platform_tests.components.projects import write_images
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SENSORS = {"photos_new_dataset_version", "default_automation_condition_sensor"}
-BEHIND_THE_IMAGES = {"source", "records", "rejected", "label_map", "tiny_subset", "profile", "data_card"}
+BEHIND_THE_IMAGES = {
+    *("source", "records", "rejected", "label_map", "near_duplicates"),
+    *("changes", "image_issues", "tiny_subset", "profile", "data_card"),
+}
 
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 32, "train": {"epochs": 1, "warmup_epochs": 0}}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +22,7 @@ from platform_assets.vision.sources import (
     part_named,
     refusal,
 )
+from platform_assets.vision.splits import Part
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,20 +46,25 @@ class FolderSource(ClassList, Source):
         """One row a file below a class folder. The label is the folder's name; folders further down do not matter."""
         files, rejected = walk(root)
         has_parts = _has_part_folders(files, root)
-        rows: list[dict[str, object]] = []
+        # Columns, not rows: a dict an image is most of the memory of 100,000.
+        paths: list[str] = []
+        labels: list[str] = []
+        parts: list[Part | None] = []
+        label_of, part_of = cache(normal_label), cache(part_named)
         for path in files:
-            folders = PurePosixPath(path).parts[:-1]
-            part = part_named(folders[0]) if has_parts and folders else None
+            folders = path.split("/")[:-1]
             class_folders = folders[1:] if has_parts else folders
             if class_folders:
-                label = normal_label(class_folders[0])
+                label = label_of(class_folders[0])
                 if self.classes is None or label in self.classes:
-                    rows.append({"path": path, "label": label, "split": part})
+                    paths.append(path)
+                    labels.append(label)
+                    parts.append(part_of(folders[0]) if has_parts else None)
                 else:
                     rejected.append((path, "unknown_label", f"folder {label!r} is not in classes"))
             elif PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
                 rejected.append((path, "missing_label", "the image lies in no class folder"))
-        return candidates(rows, rejected, classes=self.classes)
+        return candidates({"path": paths, "label": labels, "split": parts}, rejected, classes=self.classes)
 
 
 def walk(root: Path) -> tuple[list[str], list[Rejected]]:
@@ -65,23 +73,32 @@ def walk(root: Path) -> tuple[list[str], list[Rejected]]:
     rejected: list[Rejected] = []
     real_root = root.resolve()
     for folder, subfolders, names in os.walk(root):
-        here = Path(folder).relative_to(root)
+        here = Path(folder).relative_to(root).as_posix()
+        within = "" if here == "." else f"{here}/"
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in subfolders:
             if Path(folder, name).is_symlink():
-                path = _printable((here / name).as_posix())
+                path = _printable(f"{within}{name}")
                 rejected.append((path, "outside_root", "a linked folder is not entered; copy its files here"))
         for name in names:
-            path = (here / name).as_posix()
+            path = f"{within}{name}"
             if name.startswith(".") or name.lower() in _LITTER:
                 continue
             if path != (printable := _printable(path)):
                 rejected.append((printable, "unreadable_file", "the name is not UTF-8; rename the file or its folder"))
-            elif why := refusal(real_root, path):
+            # The folders down to here are no links.
+            elif not _is_regular(f"{folder}/{name}") and (why := refusal(real_root, path)):
                 rejected.append((path, *why))
             else:
                 files.append(path)
     return sorted(files), rejected
+
+
+def _is_regular(place: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(place).st_mode)
+    except OSError:
+        return False
 
 
 def _printable(path: str) -> str:
@@ -92,7 +109,7 @@ def _has_part_folders(files: Sequence[str], root: Path) -> bool:
     """Whether the top folders are parts. Raises BadSource when some are and some are not."""
     depths = Counter[tuple[str, bool]]()
     for path in files:
-        top, *below = PurePosixPath(path).parts
+        top, *below = path.split("/")
         if below:
             depths[top, len(below) > 1] += 1
     tops = {top for top, _ in depths}
