@@ -24,7 +24,9 @@ FOLLOWS_ITS_INPUTS = (
 ).with_label("an input has a new data version")
 
 
-_IMPORT = re.compile(r"^\s*(?:from|import) platform_assets\.([\w.]+)(?: import \(?([\w, \n]+))?", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^\s*(?:from|import) platform_assets\.([\w.]+)(?: import (?:\(([^)]*)\)|([\w, ]+)))?", re.MULTILINE
+)
 
 
 @cache
@@ -33,7 +35,8 @@ def _code_and_imports(path: Path) -> tuple[str, tuple[Path, ...]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     code = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
     named = [
-        (module, *(f"{module}.{name.strip()}" for name in names.split(","))) for module, names in _IMPORT.findall(code)
+        (module, *(f"{module}.{name.split()[0]}" for name in (bracketed or plain).split(",") if name.strip()))
+        for module, bracketed, plain in _IMPORT.findall(code)
     ]
     files = {PACKAGE.joinpath(*name.split(".")).with_suffix(".py") for names in named for name in names}
     return code, tuple(sorted(file for file in files if file.is_file()))

@@ -20,7 +20,6 @@ import polars as pl
 
 from platform_assets.vision.decoding import MAX_PIXELS, ImageFacts, RejectReason, UnreadableImage, inspect_image
 from platform_assets.vision.perceptual_hash import phashes
-from platform_assets.vision.processes import Processes
 
 _IMAGE_SCHEMA: dict[str, Any] = {
     **{"width": pl.Int32, "height": pl.Int32, "mode": pl.String, "format": pl.String, "phash": pl.String},
@@ -34,8 +33,6 @@ CHUNK_BYTES = 1 << 20
 _NO_FACTS = (None,) * len(_IMAGE_SCHEMA)
 _FILES_PER_TASK = 16
 _FILES_PER_FRAME = 4096
-# Threads take turns at small images, whose reading is half Python; the processes take a second to start.
-_WORTH_PROCESSES = 5_000
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -88,13 +85,10 @@ def inspect_files(
     if on_progress is not None and already:
         on_progress(len(already), len(ordered))
     frames = [held]
-    with Processes() as processes:
-        work = partial(_rows_elsewhere, processes) if len(unread) >= _WORTH_PROCESSES else _rows
-        tasks = _tasks_in_threads(partial(work, root, max_pixels), unread, threads)
-        with closing(tasks) as rows:
-            counted = _counted(rows, len(already), len(ordered), on_progress)
-            while batch := list(islice(counted, _FILES_PER_FRAME)):
-                frames.append(_frame(batch))
+    with closing(_tasks_in_threads(partial(_rows, root, max_pixels), unread, threads)) as rows:
+        counted = _counted(rows, len(already), len(ordered), on_progress)
+        while batch := list(islice(counted, _FILES_PER_FRAME)):
+            frames.append(_frame(batch))
     files = pl.concat(frames).sort("path")
     del frames, held
     facts = files.filter(pl.col("image_id").is_not_null()).unique("image_id").sort("image_id")
@@ -181,10 +175,6 @@ def _rows(root: Path, max_pixels: int, paths: Iterable[str]) -> list[_Row]:
         else (path, image_id, size_bytes, *found, *_NO_FACTS)
         for path, image_id, size_bytes, found in seen
     ]
-
-
-def _rows_elsewhere(processes: Processes, root: Path, max_pixels: int, paths: Iterable[str]) -> list[_Row]:
-    return processes.call(_rows, root, max_pixels, list(paths))
 
 
 def _columns(facts: ImageFacts, phash: str) -> _Row:

@@ -336,13 +336,21 @@ def test_incremental__code_of_another_module_makes_nothing_again(
         others = [
             version(name) for name in ("vision/cards/data_card.py", "vision/training.py", "vision/formats/cub.py")
         ]
-        own = [version(name) for name in ("vision/splits.py", "vision/formats/folder.py", "vision/perceptual_hash.py")]
+        own = [
+            version(name)
+            for name in (
+                "vision/splits.py",
+                "vision/formats/folder.py",
+                "vision/perceptual_hash.py",
+                "vision/inspection.py",
+            )
+        ]
     finally:
         monkeypatch.undo()
         specs.code_version.cache_clear()
         specs._code_and_imports.cache_clear()
     assert set(others) == {before}
-    assert len({before, *own}) == 4
+    assert len({before, *own}) == 5
 
 
 @pytest.fixture(scope="module")

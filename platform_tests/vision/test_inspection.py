@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 
 from platform_assets.vision import inspection
 from platform_assets.vision.inspection import FACTS_SCHEMA, in_threads, inspect_files
-from platform_assets.vision.processes import Processes
 from platform_tests.vision.pictures import png, write
 
 
@@ -76,36 +75,6 @@ def test_inspect__interrupt_drops_the_files_that_wait(folder: Path) -> None:
         inspect_files(folder, names(folder), threads=2, on_progress=interrupt)
     assert caught.tb is not None  # as long as it lives, it holds the generator that feeds the pool
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("scan")]
-
-
-def test_inspect__same_answer_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder, "note.txt", b"no picture")
-    here = inspect_files(folder, names(folder))
-    monkeypatch.setattr(inspection, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(inspection, "inspect_image", None)  # not called in this process
-    seen: list[tuple[int, int]] = []
-    there = inspect_files(folder, names(folder), on_progress=lambda done, total: seen.append((done, total)), threads=2)
-    assert_frame_equal(here.files, there.files)
-    assert_frame_equal(here.facts, there.facts)
-    assert seen == [(done, 41) for done in range(1, 42)]
-
-
-def test_inspect__interrupt_ends_the_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Processes] = []
-
-    class Kept(Processes):
-        def __init__(self) -> None:
-            super().__init__()
-            started.append(self)
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(inspection, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(inspection, "Processes", Kept)
-    with pytest.raises(KeyboardInterrupt):
-        inspect_files(folder, names(folder), threads=2, on_progress=interrupt)
-    assert [process.returncode for process in started[0]._started] in ([-9], [-9, -9])
 
 
 def test_in_threads__takes_few_items_ahead_and_drops_them_when_closed() -> None:
