@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.devices import DeviceChoice
+    from platform_assets.vision.pixel_cache import PixelCache
     from platform_assets.vision.sources import Format
 
 
@@ -63,6 +64,7 @@ class FilesResource(dg.ConfigurableResource[Any]):
 
     root: str = Field(description="the project's folder; relative source paths start here")
     data: str = Field(description="folder of everything a run writes")
+    pixel_cache_gb: float = Field(default=0, description="disk for decoded pixels; 0 keeps none")
 
     def card(self, *names: str, suffix: str = ".md") -> Path:
         return Path(self.data, "cards", *names).with_suffix(suffix)
@@ -84,6 +86,12 @@ class FilesResource(dg.ConfigurableResource[Any]):
 
     def tiny_subset(self, dataset: str) -> Path:
         return Path(self.data, "tiny", dataset)
+
+    def pixel_cache(self) -> PixelCache | None:
+        from platform_assets.vision.pixel_cache import PixelCache
+
+        most_bytes = int(self.pixel_cache_gb * 1e9)
+        return PixelCache(Path(self.data, "cache", "pixels"), max_bytes=most_bytes) if most_bytes else None
 
     def embedding_cache(self) -> EmbeddingCache:
         from platform_assets.stores.embeddings import EmbeddingCache
@@ -118,7 +126,7 @@ def resources(settings: Settings) -> dict[str, Any]:
         "tables": TablesResource(root=str(settings.tables_dir)),
         "outputs": OutputsResource(url=settings.outputs_url, scratch=str(settings.cache_dir / "outputs")),
         "runs": RunsResource(tracking_uri=settings.mlflow_uri, artifact_root=str(data / "mlflow" / "artifacts")),
-        "files": FilesResource(root=str(settings.root), data=str(data)),
+        "files": FilesResource(root=str(settings.root), data=str(data), pixel_cache_gb=settings.pixel_cache_gb),
         "compute": ComputeResource(device=settings.device, engine=settings.engine),
         "mlflow": mlflow_tracking.configured(
             {"experiment_name": "dagster", "mlflow_tracking_uri": settings.mlflow_uri}

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     mlflow: str | None = Field(None, description="MLflow tracking URI; a SQLite file below data unless set")
     device: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="where torch trains")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = Field("auto", description="what embeds images")
+    pixel_cache_gb: float = Field(0, ge=0, description="disk for decoded pixels, shared by all trials; 0 keeps none")
     executor: Literal["in_process", "multiprocess"] = Field("in_process", description="how the steps of a run execute")
 
     @cached_property

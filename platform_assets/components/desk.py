@@ -91,5 +91,9 @@ def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: 
         runs=found.runs.open(),
         files=found.files,
         compute=found.compute,
-        pixels=Pixels(inputs.root, on_image=every_two_seconds(context.log.info, "decoding images")),
+        pixels=Pixels(
+            inputs.root,
+            on_image=every_two_seconds(context.log.info, "decoding images"),
+            cache=found.files.pixel_cache(),
+        ),
     )

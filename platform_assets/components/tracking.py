@@ -41,12 +41,7 @@ def _record_unfinished(desk: Desk, trial: ResolvedTrial, status: Literal["RUNNIN
     now = int(time.time() * 1000)
     desk.runs.record_trial(
         TrialRun(
-            experiment="/".join(desk.spec.key),
-            asset="/".join(desk.key("checkpoint")),
-            partition=trial.trial,
-            config_hash=trial.config_hash,
-            data_version=desk.inputs.records_version,
-            dagster_run_id=desk.context.run.run_id,
+            **_named(desk, trial),
             status=status,
             started_ms=now,
             ended_ms=now,
@@ -67,12 +62,7 @@ def record(desk: Desk, trial: ResolvedTrial, row: CheckpointRow, table: pl.DataF
     names = ("config.json", "env.json", "labelmap.json")
     return desk.runs.record_trial(
         TrialRun(
-            experiment="/".join(desk.spec.key),
-            asset="/".join(desk.key("checkpoint")),
-            partition=trial.trial,
-            config_hash=row.config_hash,
-            data_version=desk.inputs.records_version,
-            dagster_run_id=desk.context.run.run_id,
+            **_named(desk, trial),
             status="FINISHED",
             started_ms=row.started_ms,
             ended_ms=row.ended_ms,
@@ -89,6 +79,18 @@ def record(desk: Desk, trial: ResolvedTrial, row: CheckpointRow, table: pl.DataF
             files={**files, **{name: folder.path(name).read_bytes() for name in names}},
         )
     )
+
+
+def _named(desk: Desk, trial: ResolvedTrial) -> dict[str, Any]:
+    """What finds the MLflow run of a trial again."""
+    return {
+        "experiment": "/".join(desk.spec.key),
+        "asset": "/".join(desk.key("checkpoint")),
+        "partition": trial.trial,
+        "config_hash": trial.config_hash,
+        "data_version": desk.inputs.records_version,
+        "dagster_run_id": desk.context.run.run_id,
+    }
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -116,13 +116,16 @@ def test_experiment__versions_do_not_depend_on_how_many_trials_run_together(fini
 def test_experiment__two_clean_runs_give_the_same_checkpoints(
     finished: Project, photos: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second with the cache of decoded pixels, which must not show in any weight."""
     monkeypatch.setenv("KESTREL_ROOT", str(photos.folder))
+    monkeypatch.setenv("KESTREL_PIXEL_CACHE_GB", "0.1")
     photos.materialize("group:photos")
     photos.materialize('key:"photos/first/embeddings"')
     photos.materialize('key:"photos/first/checkpoint"', partitions=TRIALS)
     for trial in ("cnn__s0", "cnn__s1", "probe__s0"):
         here, there = (_row(project, "checkpoint", trial)["checkpoint_id"] for project in (photos, finished))
         assert here == there, trial
+    assert list((photos.data / "cache/pixels").rglob("*.pixels"))
 
 
 def test_experiment__one_flipped_byte_is_found_and_the_trial_made_again(photos: Project) -> None:
