@@ -64,10 +64,12 @@ def add(path: Path, name: str | None, licence: str | None, dvc: bool) -> None:
     """
     from platform_assets.project_datasets import described, slug
     from platform_assets.stores.datasets import Datasets
+    from platform_assets.vision.formats.dvc_folder import DvcSource
 
     datasets = _here()
     place = _relative(path, datasets.root)
-    tracked = {spec.source.path: spec.name for spec in datasets.specs().values() if spec.source.kind == "dvc"}
+    sources = {spec.name: spec.source for spec in datasets.specs().values()}
+    tracked = {source.path: owner for owner, source in sources.items() if isinstance(source, DvcSource)}
     if dvc and place in tracked:
         version = Datasets(datasets.root, datasets.data).add(Path(place))
         click.echo(f"{tracked[place]}: {place} is tracked as version {version}")

@@ -12,6 +12,7 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
 from platform_assets.resources import FilesResource
+from platform_assets.vision.sources import Format
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,8 +24,12 @@ Result = dg.MaterializeResult[Any]
 
 
 def source_code(spec: VisionDatasetSpec) -> list[str]:
-    """The modules that decide what a source is: that of its own format, and hashing."""
-    return [type(spec.source).__module__.removeprefix("platform_assets."), "vision.scanning"]
+    """The modules that decide what a source is: its format's, that of a format inside of it, and hashing."""
+    inside = getattr(spec.source, "format", spec.source)  # an archive or a DVC folder has one, or None: detected
+    formats = [spec.source, *([inside] if isinstance(inside, Format) and inside is not spec.source else [])]
+    detection = ["vision.format_detection"] if inside is None else []
+    modules = [type(each).__module__.removeprefix("platform_assets.") for each in formats]
+    return [*modules, *detection, "vision.scanning"]
 
 
 def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:

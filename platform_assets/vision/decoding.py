@@ -75,7 +75,9 @@ _POWERS = np.arange(256.0)[:, None] ** (1, 2)
 
 # Pillow warns at 89 megapixels; the limit here is `max_pixels`, and it refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # said of a user's file, once a process; the picture counts
+warnings.filterwarnings(
+    "ignore", message="Corrupt EXIF data"
+)  # said of a user's file, once a process; the picture counts
 Image.init()  # before threads do it, all at once
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import PlainValidator, SerializeAsAny
 
-from platform_assets.vision.format_kinds import FormatSpec
-from platform_assets.vision.formats.archive import ArchiveSource
-from platform_assets.vision.formats.dvc_folder import DvcSource
-from platform_assets.vision.formats.snapshot import SnapshotSource
-from platform_assets.vision.formats.torchvision_set import TorchvisionSource
+from platform_assets.vision.format_kinds import FORMATS, parsed, schema_of
+from platform_assets.vision.sources import Format
 
-SourceSpec = Annotated[
-    FormatSpec | ArchiveSource | DvcSource | SnapshotSource | TorchvisionSource, Field(discriminator="kind")
-]
+SOURCES = FORMATS | {
+    "archive": "ArchiveSource",
+    "dvc": "DvcSource",
+    "snapshot": "SnapshotSource",
+    "torchvision": "TorchvisionSource",
+}
+
+SourceSpec = Annotated[SerializeAsAny[Format], PlainValidator(lambda given: parsed(given, SOURCES)), schema_of(SOURCES)]

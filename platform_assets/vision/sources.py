@@ -65,6 +65,8 @@ class Spec(BaseModel):
 class Format(Spec, ABC):
     """How the files below a root say which images there are. All paths that it lists are relative to the root."""
 
+    kind: str
+
     @abstractmethod
     def read(self, root: Path) -> Candidates:
         """The images that the source lists, sorted by path. Raises BadSource when it is not as its format says."""
