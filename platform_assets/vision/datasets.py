@@ -17,7 +17,7 @@ from platform_assets.vision.cropping import BadBox
 from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage
 from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
-from platform_assets.vision.recipes import Augmentation
+from platform_assets.vision.train_options import Augmentation
 
 # First words of the two families of random streams, so that no image's stream is an epoch's order.
 _ORDER_STREAM, _IMAGE_STREAM = 0, 1

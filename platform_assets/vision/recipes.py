@@ -6,14 +6,14 @@ import hashlib
 import json
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.preprocessing import BoxMargin, Preprocessing, Resize
+from platform_assets.vision.train_options import Options, TrainRecipe
 
 Mode = Literal["scratch", "linear_probe", "finetune"]
 MetricName = Literal["top1", "macro_f1", "balanced_accuracy"]
-Augmentation = Literal["none", "flip", "crop_flip", "dihedral"]
 
 
 def _known_backbone(name: str) -> str:
@@ -34,13 +34,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinc
 ImageSizePx = Annotated[int, Field(ge=32, le=1024)]
 
 
-class Recipe(BaseModel):
-    """A frozen record of this module: unknown keys are refused, numbers are finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ProbeRecipe(Recipe):
+class ProbeRecipe(Options):
     """Logistic regression on frozen features: the grid of C (inverse regularization) and the solver's limits."""
 
     log10_c_min: float = Field(default=-5.0, ge=-10, le=10)
@@ -68,28 +62,7 @@ class ProbeRecipe(Recipe):
         return tuple(round(self.log10_c_min + step * i, 6) for i in range(self.points))
 
 
-class TrainRecipe(Recipe):
-    """AdamW with a cosine schedule. `max_steps` ends a smoke run after that many optimizer steps in all."""
-
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    backbone_learning_rate_factor: float = Field(default=0.1, gt=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_epochs: float = Field(default=1.0, ge=0)
-    patience_epochs: int = Field(default=8, ge=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    augmentation: Augmentation = "crop_flip"
-    max_steps: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} is longer than the {self.epochs} epochs; lower it")
-        return self
-
-
-class Variant(Recipe):
+class Variant(Options):
     """One way of doing the job. `image_size_px` and `seeds` fall back on the experiment's."""
 
     backbone: BackboneName
@@ -121,22 +94,28 @@ def _refuse_other_modes_options(variant: Variant) -> None:
     if getattr(variant, other) is not None:
         raise ValueError(f"option {other!r} has no meaning in mode {variant.mode!r}; remove it")
     train = variant.train
-    if variant.mode != "scratch" or train is None:
+    if train is None:
         return
-    if "backbone_learning_rate_factor" in train.model_fields_set and train.backbone_learning_rate_factor != 1.0:
+    if "backbone_learning_rate_factor" in train.model_fields_set and train.layer_decay is not None:
+        raise ValueError("options 'train.backbone_learning_rate_factor' and 'train.layer_decay' exclude each other")
+    if (
+        variant.mode == "scratch"
+        and "backbone_learning_rate_factor" in train.model_fields_set
+        and train.backbone_learning_rate_factor != 1.0
+    ):
         raise ValueError(
             f"option 'train.backbone_learning_rate_factor' {train.backbone_learning_rate_factor} has no meaning in "
             "mode 'scratch', where head and backbone start alike; remove it"
         )
 
 
-class CropToBox(Recipe):
+class CropToBox(Options):
     """The model sees the annotated box of each image, grown on every side by `margin` of its longer side."""
 
     margin: BoxMargin = 0.1
 
 
-class Protocol(Recipe):
+class Protocol(Options):
     """What all variants of one experiment share, so that they can be compared; a variant may set its own size only."""
 
     dataset: str = Field(min_length=1)
@@ -149,7 +128,7 @@ class Protocol(Recipe):
     resample: bool = False
 
 
-class ResolvedTrial(Recipe):
+class ResolvedTrial(Options):
     """One variant at one seed after every default: what `config.json` holds and `config_hash` names."""
 
     dataset: str

@@ -17,8 +17,9 @@ from platform_assets.vision.datasets import Batch, LabelledImages, batches_per_e
 from platform_assets.vision.devices import Device
 from platform_assets.vision.evaluation import predict
 from platform_assets.vision.models import Classifier, place
-from platform_assets.vision.recipes import MetricName, TrainRecipe
+from platform_assets.vision.recipes import MetricName
 from platform_assets.vision.scores import cross_entropy, score
+from platform_assets.vision.train_options import TrainRecipe
 from platform_assets.vision.training_state import EpochRow, Progress, TrainingState, fingerprint_of
 from platform_assets.vision.weights import weights_sha256
 

@@ -36,6 +36,7 @@ def test_bench_definitions__load_within_1_3_of_importing_dagster() -> None:
 
 
 @pytest.mark.bench
+@pytest.mark.timeout(1800)
 def test_bench_demo__at_most_1_5_of_one_plain_script(tmp_path: Path) -> None:
     plain = _seconds([sys.executable, "-m", "platform_tests.benchmarks.plain", str(tmp_path / "plain")])
     kestrel = str(Path(sys.executable).with_name("kestrel"))

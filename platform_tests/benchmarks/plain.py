@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -20,14 +21,23 @@ from platform_assets.stores.runs import Runs, TrialRun
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
 from platform_assets.vision import plots
+from platform_assets.vision.cards.data_card import DataCardFacts, data_card
+from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
 from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
 from platform_assets.vision.comparison import choose_champion, leaderboard, trial_row
+from platform_assets.vision.dataset_diff import diff
 from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
 from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
 from platform_assets.vision.fitting import Pixels, features_of, fit_network_trial, fit_probe_trial
-from platform_assets.vision.galleries import contact_sheet, mistakes_sheet
+from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.profile import profile
+from platform_assets.vision.quality.findings import Findings
+from platform_assets.vision.quality.image_faults import image_faults
+from platform_assets.vision.quality.label_faults import label_faults
+from platform_assets.vision.quality.near_duplicates import near_by_vectors, near_duplicate_groups, near_duplicates
+from platform_assets.vision.quality.record_schema import schema_problems
+from platform_assets.vision.quality.shift import shift
 from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.scanning import hash_files, scan
 from platform_assets.vision.sources import source_files, source_root
@@ -55,10 +65,26 @@ class Plain:
     def dataset(self) -> None:
         self.tables.write(["source"], hash_files(self.root, source_files(DATASET.source, self.root)))
         found = scan(DATASET.source.read(self.root), self.root)
+        pairs = near_duplicates(found.records, self.load)
         self.label_map, self.records = found.label_map, assign_splits(found.records, DATASET.split)
+        schema_problems(self.records)
+        shift(*(self.records.filter(pl.col("split") == part) for part in ("train", "test")), alpha=0.05)
         copy_tiny(choose_tiny(self.records), self.root, self.out / "tiny")
-        plots.class_balance(profile(self.records).counts)
+        pairs_sheet(pairs, self.records, self.load)
+        diff(self.records, self.records)
+        self.describe(found.rejected, pairs)
+
+    def describe(self, rejected: pl.DataFrame, pairs: pl.DataFrame) -> None:
+        numbers, faults = profile(self.records), image_faults(self.records, self.load)
+        findings = Findings(near_duplicates=near_duplicate_groups(pairs), image_faults=faults)
+        plots.class_balance(numbers.counts)
         contact_sheet(self.records, self.load)
+        said: dict[str, Any] = {"name": "elpv", "description": "", "version": "v", "label_map": self.label_map}
+        said |= {"licence": DATASET.licence, "citation": DATASET.citation}
+        said |= {"profile": numbers, "rejected": rejected, "findings": findings}
+        page = profile_page(ProfilePageFacts(**said, made_from={}, records=self.records), self.load)
+        (self.out / "profile.html").write_text(page)
+        data_card(DataCardFacts(**said, split=DATASET.split, responsible_ai=DATASET.responsible_ai))
 
     def load(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
@@ -144,6 +170,14 @@ class Plain:
             )
         )
 
+    def judge_labels(self) -> None:
+        vectors = next(iter(self.vectors.values()))
+        near_by_vectors(vectors, 0.95)
+        found = label_faults(self.records, vectors, self.label_map)
+        self.tables.write(["label_issues"], found)
+        worst = list(found.filter("is_fault")["path"].head(32))
+        captioned_sheet(worst, [("", "")] * len(worst), self.load)
+
     def deliver(self) -> None:
         table = pl.concat(self.rows, how="vertical_relaxed")
         leaderboard(table, self.predictions, baseline=EXPERIMENT.baseline, metric=EXPERIMENT.metric)
@@ -160,6 +194,7 @@ def main(out: Path) -> None:
     script.dataset()
     for key, (name, seed) in EXPERIMENT.trials.items():
         script.trial(key, name, seed)
+    script.judge_labels()
     script.deliver()
 
 

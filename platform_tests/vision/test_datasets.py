@@ -22,7 +22,7 @@ from platform_assets.vision.datasets import (
 )
 from platform_assets.vision.decoding import UnreadableImage
 from platform_assets.vision.preprocessing import to_pixels
-from platform_assets.vision.recipes import Augmentation
+from platform_assets.vision.train_options import Augmentation
 from platform_tests.vision.shapes import PREPROCESSING, SIDE_PX, coloured_shapes
 
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flip", "crop_flip", "dihedral")

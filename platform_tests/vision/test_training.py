@@ -14,8 +14,8 @@ import torch
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.evaluation import predict
 from platform_assets.vision.models import Classifier
-from platform_assets.vision.recipes import TrainRecipe
 from platform_assets.vision.scores import score
+from platform_assets.vision.train_options import TrainRecipe
 from platform_assets.vision.training import NonFiniteLoss, TrainingStopped, TrainResult, rate_factor, train
 from platform_assets.vision.training_state import STATE_FILE, EpochRow
 from platform_assets.vision.weights import weights_sha256
