@@ -19,7 +19,7 @@ def new_dataset_version(spec: VisionDatasetSpec) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{spec.name}_new_dataset_version",
-        asset_selection=dg.AssetSelection.keys([spec.name, "source"]),
+        asset_selection=dg.AssetSelection.assets([spec.name, "source"]),
         minimum_interval_seconds=60,
         required_resource_keys={"tables", "files"},
         description=f"Watches the files of {spec.name}; a changed, added or removed file asks for its source asset.",

@@ -62,6 +62,20 @@ class Inputs:
         return assign_splits(self.records, self.dataset.split, seed=trial.split_seed)
 
 
+class UnsoundRecords(ValueError):
+    """The records of a dataset failed a blocking check."""
+
+
+def require_sound(tables: Tables, dataset: str) -> None:
+    """Raises UnsoundRecords when the current version failed a blocking check, in whichever run that was."""
+    if tables.exists([dataset, "faults"]):
+        for check, said in tables.read([dataset, "faults"]).iter_rows():
+            raise UnsoundRecords(
+                f"{dataset}/records failed its blocking check {check}: {said or 'see the check in the UI'}; "
+                "mend the data or its YAML and materialize records again"
+            )
+
+
 class BadTarget(ValueError):
     """An experiment predicts a column that its dataset does not have for every image."""
 
@@ -89,7 +103,8 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
 
 
 def open_inputs(spec: ExperimentSpec, dataset: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Inputs:
-    """Read the current version of the dataset, or of its tiny subset."""
+    """Read the current version of the dataset, or of its tiny subset. Raises UnsoundRecords."""
+    require_sound(tables, dataset.name)
     tiny = spec.subset == "tiny"
     name = "tiny_subset" if tiny else "records"
     records, label_map = with_target(

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.quality_steps import near_duplicates_result, near_pairs, record_check_results
+from platform_assets.components.quality_steps import (
+    near_duplicate_check,
+    near_duplicates_result,
+    near_pairs,
+    record_check_results,
+)
 from platform_assets.components.source_steps import overrides_hash, source_code
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource
@@ -70,10 +75,14 @@ def records(
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
     context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
-    yield _records_result(spec, frame, label_map, tables, files_opened)
-    yield _rejected_result(spec, frame, rejected)
-    yield _label_map_result(spec, label_map)
-    yield near_duplicates_result(spec, frame, tables, files)
+    results = [
+        _records_result(spec, frame, label_map, tables, files_opened),
+        _rejected_result(spec, frame, rejected),
+        _label_map_result(spec, label_map),
+        near_duplicates_result(spec, frame, tables, files),
+    ]
+    _remember_faults(spec, tables, [check for result in results for check in result.check_results])
+    yield from results
 
 
 def _made_from(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> str:
@@ -158,6 +167,16 @@ def _remember_version(spec: VisionDatasetSpec, tables: Tables, version: str) -> 
     known = tables.read(key) if tables.exists(key) else show.one_row(version=version).clear()
     if known.is_empty() or known["version"][-1] != version:
         tables.write(key, pl.concat([known, show.one_row(version=version)]))
+
+
+def _remember_faults(spec: VisionDatasetSpec, tables: Tables, checks: list[dg.AssetCheckResult]) -> None:
+    """What blocks this version: dagster stops the run at hand, and runs started later look here (see inputs.py)."""
+    import polars as pl
+
+    blocking = {check.name for check in [*record_checks(spec.name), near_duplicate_check(spec)] if check.blocking}
+    faults = [(check.check_name, check.description) for check in checks if not check.passed]
+    rows = [(name, said) for name, said in faults if name in blocking]
+    tables.write([spec.name, "faults"], pl.DataFrame(rows, {"check": pl.String, "said": pl.String}, orient="row"))
 
 
 def _records_result(

@@ -6,6 +6,6 @@ _INPUTS = ("source", "records", "rejected", "label_map", "near_duplicates", "tin
 
 smoke = dg.define_asset_job(
     "smoke",
-    selection=dg.AssetSelection.keys(*(["elpv", name] for name in _INPUTS)) | dg.AssetSelection.groups("elpv_smoke"),
+    selection=dg.AssetSelection.assets(*(["elpv", name] for name in _INPUTS)) | dg.AssetSelection.groups("elpv_smoke"),
     description="Tiny subset, two batches of training, inference, gate, export and card, in under a minute.",
 )

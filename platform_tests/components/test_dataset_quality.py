@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from platform_assets.components import specs
+from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
@@ -125,6 +126,17 @@ def test_leak__planted_copy_is_caught(few: Project, plant: Callable[[Path], None
     assert said in text
     counted = "problems" if "leak" in name else "pairs_in_two_parts"
     assert (none[counted], found[counted], found["threshold"]) == (0, 1, 0)
+
+
+def test_leak__no_later_run_trains_on_records_that_failed(few: Project) -> None:
+    root = in_parts(few)
+    _same_bytes(root)
+    few.materialize(RECORDS, raises=False)
+    said = failure(few.materialize('key:"photos/first/embeddings"', raises=False))
+    assert "photos/records failed its blocking check records_have_no_split_leak: 1 shared between parts" in said
+    (root / "test/red/again.png").unlink()
+    few.materialize(RECORDS)
+    require_sound(Tables(few.data / "tables"), "photos")
 
 
 def test_leak__one_group_in_two_parts_is_caught(few: Project, tmp_path: Path) -> None:
