@@ -17,7 +17,7 @@ from platform_assets.data_cli import data
 from platform_assets.settings import quiet_environment
 
 if TYPE_CHECKING:
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
 
 DEMO = ("elpv", "probes")
 
@@ -72,6 +72,23 @@ def demo() -> None:
     if code := _run(command):
         raise SystemExit(code)
     print_results(_experiment("/".join(DEMO)))
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine has, what Kestrel chooses on it, and why; exits with 1 when something will not work."""
+    from platform_assets.settings import Settings
+    from platform_assets.vision.machine import inspect_machine
+
+    settings = Settings()
+    found = inspect_machine(settings.data_dir, settings.device)
+    width = max(len(finding.subject) for finding in found)
+    for finding in found:
+        mark = "!" if finding.state == "problem" else " "
+        why = f"  ({finding.why})" if finding.why else ""
+        click.echo(f"{mark} {finding.subject:{width}}  {finding.chosen}{why}")
+    if any(finding.state == "problem" for finding in found):
+        raise SystemExit(1)
 
 
 @main.command()

@@ -14,7 +14,7 @@ from platform_assets.settings import Settings
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
 
 
 def experiments(project: Path) -> list[ExperimentSpec]:

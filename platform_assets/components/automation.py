@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.components.vision_dataset import VisionDatasetSpec
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -14,7 +14,7 @@ from platform_assets.components.specs import data_version
 
 if TYPE_CHECKING:
     from platform_assets.components.desk import Desk
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.stores.runs import RegisteredVersion
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.gates import Comparison, Decision

@@ -19,7 +19,7 @@ from platform_assets.resources import FilesResource, OutputsResource, TablesReso
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.components.inputs import Inputs
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.outputs import OutputFolder, Outputs

@@ -12,7 +12,7 @@ from platform_assets.components.inputs import Inputs, open_inputs
 if TYPE_CHECKING:
     import dagster as dg
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.resources import ComputeResource, FilesResource
     from platform_assets.stores.outputs import OutputFolder, Outputs

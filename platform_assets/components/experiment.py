@@ -1,10 +1,10 @@
 """The Experiment component: one YAML file names a dataset and variants, and becomes trials, a champion and its exports."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
 from platform_assets.components import (
     champion_steps,
@@ -17,8 +17,9 @@ from platform_assets.components import (
 )
 from platform_assets.components.automation import retrain_job, weekly_retrain
 from platform_assets.components.desk import DESK_RESOURCES, open_desk
+from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.inputs import open_inputs
-from platform_assets.components.specs import DEFAULT_OWNERS, SINGLE_RUN, SLUG, asset_spec
+from platform_assets.components.specs import SINGLE_RUN, asset_spec
 from platform_assets.components.vision_dataset import VisionDataset, VisionDatasetSpec
 from platform_assets.resources import (
     ComputeResource,
@@ -26,72 +27,12 @@ from platform_assets.resources import (
     OutputsResource,
     TablesResource,
 )
-from platform_assets.vision.gates import Gate
-from platform_assets.vision.preprocessing import Resize
-from platform_assets.vision.recipes import CropToBox, ImageSizePx, MetricName, Seeds, Variant, VariantName, trial_key
 
 POOL = "accelerator"
 
 
 class UnknownDataset(ValueError):
     """An experiment names a dataset that no VisionDataset defines."""
-
-
-class ExperimentSpec(BaseModel):
-    """What all variants share, and the variants. Its assets stand under `[dataset, name]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=SLUG)
-    dataset: str = Field(description="name of a VisionDataset of this project")
-    description: str
-    target: str = Field(
-        "label", description="the column of records that is predicted: label, coarse_label or an extra one"
-    )
-    metric: MetricName = "macro_f1"
-    image_size_px: ImageSizePx | None = Field(None, description="the backbone's native size unless set")
-    resize: Resize = "squash"
-    crop_to_box: CropToBox | None = Field(None, description="what all models see is the annotated box of each image")
-    seeds: Seeds = (0,)
-    resample: bool = Field(
-        False, description="each seed draws its own split by the dataset's rule, instead of sharing one"
-    )
-    subset: Literal["all", "tiny"] = Field("all", description="tiny: two batches a part, for smoke runs")
-    baseline: VariantName = Field(description="the variant that the others are compared with")
-    variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
-    gate: Gate = Gate()
-    licence: str | None = Field(None, description="licence under which the model may be used")
-    retrain: str | None = Field(None, description="cron of the retrain schedule, which ships stopped")
-    intended_use: str | None = None
-    limits: str | None = None
-    owners: tuple[str, ...] = DEFAULT_OWNERS
-
-    @model_validator(mode="after")
-    def _baseline_is_a_variant(self) -> Self:
-        if self.baseline not in self.variants:
-            raise ValueError(f"baseline {self.baseline!r} is not a variant; name one of {', '.join(self.variants)}")
-        return self
-
-    @property
-    def trials(self) -> dict[str, tuple[str, int]]:
-        """Partition key to variant name and seed, in the order of the YAML file."""
-        return {
-            trial_key(name, seed): (name, seed)
-            for name, variant in self.variants.items()
-            for seed in variant.seeds or self.seeds
-        }
-
-    @property
-    def has_probes(self) -> bool:
-        return any(variant.mode == "linear_probe" for variant in self.variants.values())
-
-    @property
-    def key(self) -> list[str]:
-        return [self.dataset, self.name]
-
-    @property
-    def group(self) -> str:
-        return "_".join(self.key)
 
 
 class Experiment(dg.Component):

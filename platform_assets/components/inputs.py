@@ -13,7 +13,7 @@ from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_tria
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables

@@ -13,7 +13,7 @@ from platform_assets.resources import OutputsResource, TablesResource
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.stores.tables import Tables
 
 LEADERBOARD = (
@@ -85,6 +85,10 @@ def conclusion(board: pl.DataFrame, spec: ExperimentSpec) -> str:
             f"({row['difference_low']:+.4f} to {row['difference_high']:+.4f}), on {shared} shared "
             f"seed(s), paired test, Holm-corrected p = {row['p_holm']:.3g}"
         )
+    lines += [
+        f"- `{backbone}` is finetuned without a linear probe beside it since {waiver.date}: {waiver.reason}"
+        for backbone, waiver in spec.without_probe.items()
+    ]
     return "\n".join(lines) or f"`{spec.baseline}` stands alone."
 
 

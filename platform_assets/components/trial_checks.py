@@ -8,7 +8,7 @@ import dagster as dg
 
 if TYPE_CHECKING:
     from platform_assets.components.desk import Desk
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
 
 
 def checks(spec: ExperimentSpec) -> list[dg.AssetCheckSpec]:

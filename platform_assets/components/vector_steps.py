@@ -20,7 +20,7 @@ from platform_assets.components.specs import code_version, data_version
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.components.experiment import ExperimentSpec
+    from platform_assets.components.experiment_spec import ExperimentSpec
     from platform_assets.components.inputs import Inputs
     from platform_assets.resources import FilesResource
     from platform_assets.stores.embeddings import EmbeddingCache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 import yaml
 
-from platform_assets.components.experiment import ExperimentSpec
+from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 
 if TYPE_CHECKING:

@@ -42,6 +42,20 @@ def _option_of_another_mode(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["variants"]["cnn"] = {**CNN, "probe": {"points": 5}}
 
 
+def _finetune_without_probe(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"]["tuned"] = {"backbone": "tf_efficientnet_lite1", "mode": "finetune"}
+
+
+def _needless_waiver(dataset: Document, experiment: Document) -> None:
+    waiver = {"reason": "it would take too long", "date": "2026-11-25"}
+    experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite0": waiver}
+
+
+def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
+    _finetune_without_probe(dataset, experiment)
+    experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite1": {"date": "2026-11-25"}}
+
+
 @pytest.mark.parametrize(
     ("spoil", "file", "key", "said"),
     [
@@ -52,6 +66,14 @@ def _option_of_another_mode(dataset: Document, experiment: Document) -> None:
         (_no_mode, "first", "variants.cnn.mode", "Field required"),
         (_no_dataset, "first", "dataset", "no VisionDataset is named 'fotos' (defined: photos)"),
         (_no_baseline, "first", "attributes", "baseline 'vit' is not a variant; name one of cnn, probe"),
+        (
+            _finetune_without_probe,
+            "first",
+            "attributes",
+            "'tf_efficientnet_lite1' is finetuned and no variant probes it",
+        ),
+        (_needless_waiver, "first", "attributes", "without_probe.tf_efficientnet_lite0: nothing is waived"),
+        (_waiver_without_reason, "first", "without_probe.tf_efficientnet_lite1.reason", "Field required"),
         (_option_of_another_mode, "first", "variants.cnn", "option 'probe' has no meaning in mode 'scratch'"),
     ],
 )

@@ -1,0 +1,103 @@
+"""What an experiment's YAML may say: the variants, and all that they share."""
+
+import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
+from platform_assets.vision.gates import Gate
+from platform_assets.vision.preprocessing import Resize
+from platform_assets.vision.recipes import (
+    BackboneName,
+    CropToBox,
+    ImageSizePx,
+    MetricName,
+    Seeds,
+    Variant,
+    VariantName,
+    trial_key,
+)
+
+
+class Waiver(BaseModel):
+    """Why a rule is not kept, and since when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str = Field(min_length=10)
+    date: datetime.date
+
+
+class ExperimentSpec(BaseModel):
+    """What all variants share, and the variants. Its assets stand under `[dataset, name]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=SLUG)
+    dataset: str = Field(description="name of a VisionDataset of this project")
+    description: str
+    target: str = Field(
+        "label", description="the column of records that is predicted: label, coarse_label or an extra one"
+    )
+    metric: MetricName = "macro_f1"
+    image_size_px: ImageSizePx | None = Field(None, description="the backbone's native size unless set")
+    resize: Resize = "squash"
+    crop_to_box: CropToBox | None = Field(None, description="what all models see is the annotated box of each image")
+    seeds: Seeds = (0,)
+    resample: bool = Field(
+        False, description="each seed draws its own split by the dataset's rule, instead of sharing one"
+    )
+    subset: Literal["all", "tiny"] = Field("all", description="tiny: two batches a part, for smoke runs")
+    baseline: VariantName = Field(description="the variant that the others are compared with")
+    variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
+    without_probe: dict[BackboneName, Waiver] = Field(
+        default={}, description="backbones that are finetuned without a linear probe beside it, and why"
+    )
+    gate: Gate = Gate()
+    licence: str | None = Field(None, description="licence under which the model may be used")
+    retrain: str | None = Field(None, description="cron of the retrain schedule, which ships stopped")
+    intended_use: str | None = None
+    limits: str | None = None
+    owners: tuple[str, ...] = DEFAULT_OWNERS
+
+    @model_validator(mode="after")
+    def _baseline_is_a_variant(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline!r} is not a variant; name one of {', '.join(self.variants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _finetunes_stand_beside_probes(self) -> Self:
+        """A finetune that a linear probe of the same backbone equals is hours spent on nothing."""
+        probed = {variant.backbone for variant in self.variants.values() if variant.mode == "linear_probe"}
+        tuned = {variant.backbone for variant in self.variants.values() if variant.mode == "finetune"}
+        for backbone in sorted(tuned - probed - self.without_probe.keys()):
+            raise ValueError(
+                f"backbone {backbone!r} is finetuned and no variant probes it; add one with mode linear_probe, or say under "
+                f"without_probe.{backbone} for which reason and since which date"
+            )
+        if needless := sorted(self.without_probe.keys() - (tuned - probed)):
+            raise ValueError(f"without_probe.{needless[0]}: nothing is waived by it; remove it")
+        return self
+
+    @property
+    def trials(self) -> dict[str, tuple[str, int]]:
+        """Partition key to variant name and seed, in the order of the YAML file."""
+        return {
+            trial_key(name, seed): (name, seed)
+            for name, variant in self.variants.items()
+            for seed in variant.seeds or self.seeds
+        }
+
+    @property
+    def has_probes(self) -> bool:
+        return any(variant.mode == "linear_probe" for variant in self.variants.values())
+
+    @property
+    def key(self) -> list[str]:
+        return [self.dataset, self.name]
+
+    @property
+    def group(self) -> str:
+        return "_".join(self.key)
