@@ -64,7 +64,8 @@ def _about(spec: VisionDatasetSpec, release: Release) -> CroissantAbout:
     lacking += [f"--{name}" for name, value in as_options.items() if not value]
     if lacking:
         raise CannotExport(f"Croissant wants to know more of {spec.name}: give {', '.join(lacking)}")
-    said = {"name": spec.name, "description": spec.description, "version": release.version, **in_yaml, **as_options}
+    said: dict[str, object] = {"responsible_ai": spec.responsible_ai}
+    said |= {"name": spec.name, "description": spec.description, "version": release.version, **in_yaml, **as_options}
     try:
         return CroissantAbout.model_validate(said)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from platform_assets.vision.cards.dataset_facts import ResponsibleAI
 from platform_assets.vision.formats.copies import CopiedImage
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.sources import Spec
@@ -38,6 +39,7 @@ class CroissantAbout(Spec):
     url: Text
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     published: datetime.date
+    responsible_ai: ResponsibleAI = ResponsibleAI()
 
 
 def mlcroissant_module() -> Any:
@@ -84,7 +86,21 @@ def croissant_metadata(images: Sequence[CopiedImage], label_map: LabelMap, about
         date_published=datetime.datetime.combine(about.published, datetime.time.min),
         distribution=[table, files],
         record_sets=[_label_set(mlc, context, label_map), _image_set(mlc, context)],
+        **_responsible_ai(mlc, about.responsible_ai),
     )
+
+
+def _responsible_ai(mlc: Any, said: ResponsibleAI) -> dict[str, Any]:
+    """The properties of RAI 1.0 that are stated, as mlcroissant takes them: one text, or a list of texts or days."""
+    fields: dict[str, Any] = {}
+    for name, value in said.model_dump(exclude_defaults=True).items():
+        values = [value] if isinstance(value, str) else list(value)
+        if name == "data_collection_timeframe":
+            # A year or a month begins on its first day.
+            values = [datetime.datetime.fromisoformat(f"{day}{'-01' * (2 - day.count('-'))}") for day in values]
+        many = mlc.Metadata.__dataclass_fields__[name].metadata["cardinality"] == "MANY"
+        fields[name] = values if many else "; ".join(values)
+    return fields
 
 
 def _label_set(mlc: Any, context: Any, label_map: LabelMap) -> Any:

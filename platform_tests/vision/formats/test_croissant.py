@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from platform_assets.vision.cards.dataset_facts import ResponsibleAI
 from platform_assets.vision.formats import croissant_metadata
 from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.croissant import CroissantSource, write_croissant
@@ -334,6 +335,25 @@ def test_write_croissant__mlcroissant_reads_it_with_images_and_no_warning(
         with Image.open(io.BytesIO(made.data)) as image:
             assert row["records/image"].tobytes() == image.convert("RGB").tobytes()
     assert [text(row["labels/name"]) for row in dataset.records("labels")] == list(label_map.names)
+
+
+def test_write_croissant__says_how_the_data_came_to_be(tmp_path: Path) -> None:
+    import mlcroissant
+
+    everything = {name: f"about {name}" for name in ResponsibleAI.model_fields}
+    everything |= {"data_collection_timeframe": ["2019", "2020-06-30"]}  # type: ignore[dict-item]
+    about = ABOUT.model_copy(update={"responsible_ai": ResponsibleAI.model_validate(everything)})
+    records = records_of(tmp_path / "root", [(MADE[0], "a", "train", None)])
+    write_croissant(records, LabelMap(names=("a",)), tmp_path / "root", tmp_path / "out", about=about)
+    read = mlcroissant.Dataset(str(tmp_path / "out" / "croissant.json")).metadata
+    assert (read.data_collection, read.data_biases) == ("about data_collection", ["about data_biases"])
+    assert [day.date().isoformat() for day in read.data_collection_timeframe] == ["2019-01-01", "2020-06-30"]
+    written = json.loads((tmp_path / "out" / "croissant.json").read_text())
+    # mlcroissant 1.1.1 writes and reads two terms in a spelling of its own.
+    theirs = {"rai:dataCollectionTimeFrame": "rai:dataCollectionTimeframe"}
+    theirs["rai:dataDataManipulationProtocol"] = "rai:dataManipulationProtocol"
+    terms = {theirs.get(term, term) for term in written if term.startswith("rai:")}
+    assert terms == set(about.responsible_ai.terms())
 
 
 def text(value: str | bytes) -> str:
