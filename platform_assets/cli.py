@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_assets.backbones_cli import backbones
 from platform_assets.data_cli import data
 from platform_assets.settings import quiet_environment
 
@@ -29,6 +30,7 @@ def main() -> None:
 
 
 main.add_command(data)
+main.add_command(backbones)
 
 
 @main.command()

@@ -136,15 +136,19 @@ def show(name: str) -> None:
 
 @data.command()
 @_NAME
-def validate(name: str) -> None:
+@click.option("--snapshot", help="Check every byte of this snapshot instead.")
+def validate(name: str, snapshot: str | None) -> None:
     """Read every image of NAME as it is now and say what is wrong; nothing is written.
 
-    Exit code 1 when materializing it would fail.
+    Exit code 1 when materializing it would fail, or the snapshot is not as it was kept.
     """
     from platform_assets.project_datasets import validate as validated
 
     datasets = _here()
     spec = datasets.spec(name)
+    if snapshot is not None:
+        _validate_snapshot(datasets, name, snapshot)
+        return
     found = validated(spec, datasets.files(spec), _progress(f"{name}: reading images"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
     for frame, title in ((found.rejected, "rejected"), (found.leaks, "in two parts")):
@@ -153,6 +157,14 @@ def validate(name: str) -> None:
             _print(frame)
     if found.failures:
         raise click.ClickException("; ".join(found.failures))
+
+
+def _validate_snapshot(datasets: ProjectDatasets, name: str, snapshot: str) -> None:
+    from platform_assets.stores.source_roots import project_snapshots
+
+    if problems := project_snapshots(datasets.data).verify(name, snapshot):
+        raise click.ClickException(f"{name}/{snapshot} is not as it was kept: {'; '.join(problems)}")
+    click.echo(f"{name}/{snapshot}: every file is as it was kept")
 
 
 @data.command()
@@ -255,6 +267,7 @@ def export(name: str, to: ExportFormat, folder: Path, **release: Any) -> None:
     published = release["published"].date() if release["published"] else None
     said = Release(creator=release["creator"], url=release["url"], version=release["release"], published=published)
     write, records = writer(to, spec, said), datasets.records(name)
+    click.echo(f"{name}: writing {records.height:,} images", err=True)
     write(records, datasets.label_map(name), datasets.files(spec), folder)
     click.echo(f"{name}: {records.height:,} images in {folder}")
 

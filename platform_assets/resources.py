@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.devices import DeviceChoice
     from platform_assets.vision.pixel_cache import PixelCache
     from platform_assets.vision.sources import Format
+    from platform_assets.vision.weight_files import WeightPlaces
 
 
 class TablesResource(dg.ConfigurableResource[Any]):
@@ -86,6 +87,15 @@ class FilesResource(dg.ConfigurableResource[Any]):
 
     def tiny_subset(self, dataset: str) -> Path:
         return Path(self.data, "tiny", dataset)
+
+    def decoded(self) -> Path:
+        """Where decoded images go that do not fit in memory."""
+        return Path(self.data, "cache", "decoded")
+
+    def weight_places(self) -> WeightPlaces:
+        from platform_assets.vision.weight_files import WeightPlaces
+
+        return WeightPlaces(Path(self.root), Path(self.data))
 
     def pixel_cache(self) -> PixelCache | None:
         from platform_assets.vision.pixel_cache import PixelCache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PREFIX = "KESTREL_"
+
+if sys.platform == "darwin":
+    # Read when torch is imported: an operator that MPS lacks runs on the CPU instead of ending a training (vision/fallbacks.py).
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def _default_root() -> Path:

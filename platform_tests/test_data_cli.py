@@ -186,6 +186,12 @@ def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) 
         "diff", "birds", "x", "current", code=1
     )
     assert "is kept with version" in said("snapshot", "birds", "spring", code=1)
+    assert "every file is as it was kept" in said("validate", "birds", "--snapshot", "spring")
+    pack = max((made.data / "snapshots/birds/spring").rglob("*"), key=lambda place: place.stat().st_size)
+    kept = pack.read_bytes()
+    pack.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert "birds/spring is not as it was kept: " in said("validate", "birds", "--snapshot", "spring", code=1)
+    pack.write_bytes(kept)
 
     shutil.rmtree(images)
     source = {"kind": "snapshot", "dataset": "birds", "name": "spring"}

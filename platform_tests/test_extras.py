@@ -12,6 +12,8 @@ MODULES = {
     "s3": ("s3fs", "dvc_s3"),
     "quality": ("cleanlab.filter", "cleanlab.rank"),
     "croissant": ("mlcroissant",),
+    "tuning": ("optuna",),
+    "lightgbm": ("lightgbm",),
 }
 
 

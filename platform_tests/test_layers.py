@@ -31,6 +31,7 @@ HEAVY = {
     "torchvision",
     "timm",
     "mlflow",
+    "optuna",
     "sklearn",
     "matplotlib",
     "openvino",

@@ -117,13 +117,12 @@ def _compare(desk: Desk, trial: str, incumbent: RegisteredVersion) -> Comparison
     """Both on the challenger's test images that the incumbent was not fitted on, the incumbent predicting them anew."""
     import polars as pl
 
-    from platform_assets.vision.checkpoints import load_classifier
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
     from platform_assets.vision.gates import Comparison
 
     folder = desk.outputs.at(incumbent.folder_url)
-    names = ("ckpt.safetensors", "config.json", "labelmap.json")
-    classifier = load_classifier(folder.local_folder(*names), expect_label_map=desk.inputs.label_map)
+    classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=desk.inputs.label_map)
     fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
     fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
     challenger = desk.tables.read(desk.key("predictions"), trial).filter(fresh)

@@ -35,7 +35,6 @@ MODEL_CARD = (
     "The model card in Markdown, every number from the assets above; what is not known is marked as not stated."
 )
 ONNX, PARITY, LATENCY = "exports/model.onnx", "exports/parity.json", "exports/latency.parquet"
-CLASSIFIER = ("ckpt.safetensors", "config.json", "labelmap.json")
 PARITY_IMAGES = 128
 
 
@@ -51,12 +50,12 @@ def parity_check(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetCh
     def export_matches_its_checkpoint(
         tables: TablesResource, outputs: OutputsResource, files: FilesResource
     ) -> dg.AssetCheckResult:
-        from platform_assets.vision.checkpoints import load_classifier
+        from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
 
         store = tables.open()
         inputs = open_inputs(spec, dataset, store, files)
         folder = outputs.open().at(read_champion(spec, store).folder_url)
-        classifier = load_classifier(folder.local_folder(*CLASSIFIER), expect_label_map=inputs.label_map)
+        classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=inputs.label_map)
         parity = _parity_on_test(inputs, classifier, folder.path(ONNX))
         return dg.AssetCheckResult(
             passed=parity.passed,
@@ -107,10 +106,10 @@ def exports(
 
 def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str) -> None:
     """Export, compare on test images, time it; the files join the checkpoint's folder in one step."""
-    from platform_assets.vision.checkpoints import load_classifier
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.exporting import export_onnx, measure_latency
 
-    classifier = load_classifier(folder.local_folder(*CLASSIFIER), expect_label_map=inputs.label_map)
+    classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=inputs.label_map)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, Path(ONNX).name)
         export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id)

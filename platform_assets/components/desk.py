@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.fitting import Pixels
+    from platform_assets.vision.pixels import Pixels
     from platform_assets.vision.recipes import ResolvedTrial
 
 DESK_RESOURCES = {"tables", "outputs", "runs", "files", "compute"}
@@ -77,12 +77,12 @@ class Desk:
 def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: VisionDatasetSpec) -> Desk:
     """Open every store of a step that requires DESK_RESOURCES."""
     from platform_assets.components.metadata import every_two_seconds
-    from platform_assets.vision.fitting import Pixels
+    from platform_assets.vision.pixels import Pixels
 
     context.log.info("opening the stores")
     found = context.resources
     tables = found.tables.open()
-    inputs = open_inputs(spec, dataset, tables, found.files)
+    inputs = open_inputs(spec, dataset, tables, found.files, say=context.log.info)
     return Desk(
         context=context,
         inputs=inputs,
@@ -93,6 +93,7 @@ def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: 
         compute=found.compute,
         pixels=Pixels(
             inputs.root,
+            spill=found.files.decoded(),
             on_image=every_two_seconds(context.log.info, "decoding images"),
             cache=found.files.pixel_cache(),
         ),

@@ -13,7 +13,7 @@ from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
 from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.preprocessing import Preprocessing
-from platform_assets.vision.recipes import resolve_preprocessing
+from platform_assets.vision.recipes import FROZEN_MODES, Variant, resolve_preprocessing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,6 +45,7 @@ class Embedded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
+    weights: str | None = None
     features: Features
     image_size_px: int
     preprocessing_id: str
@@ -63,7 +64,7 @@ class Embedded(BaseModel):
         from platform_assets.stores.embeddings import EmbeddingKey
 
         found = {name: getattr(self, name) for name in EmbeddingKey.model_fields}
-        return EmbeddingKey(**{**found, "backbone": f"{self.backbone}.{self.features}"})
+        return EmbeddingKey(**{**found, "backbone": f"{get_backbone(self.backbone).slug}.{self.features}"})
 
 
 def embeddings(
@@ -113,20 +114,31 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
+    weights: str | None
     features: Features
     preprocessing: Preprocessing
 
     def made(self, row: Embedded) -> bool:
-        """Whether a row of the embeddings table is of this backbone, these features and this preprocessing."""
-        mine = (self.backbone, self.features, self.preprocessing.preprocessing_id)
-        return (row.backbone, row.features, row.preprocessing_id) == mine
+        """Whether a row of the embeddings table is of this backbone, these weights, features and preprocessing."""
+        mine = (self.backbone, self.weights, self.features, self.preprocessing.preprocessing_id)
+        return (row.backbone, row.weights, row.features, row.preprocessing_id) == mine
+
+    @property
+    def variant(self) -> Variant:
+        """What its weights are found by."""
+        return Variant(backbone=self.backbone, weights=self.weights, features=self.features, mode="linear_probe")
 
 
 def frozen_backbones(inputs: Inputs) -> list[Frozen]:
     """What the linear probes of an experiment stand on, without repeats."""
-    probes = [variant for variant in inputs.spec.variants.values() if variant.mode == "linear_probe"]
+    probes = [variant for variant in inputs.spec.variants.values() if variant.mode in FROZEN_MODES]
     found = [
-        Frozen(backbone=v.backbone, features=v.features, preprocessing=resolve_preprocessing(v, inputs.protocol))
+        Frozen(
+            backbone=v.backbone,
+            weights=v.weights,
+            features=v.features,
+            preprocessing=resolve_preprocessing(v, inputs.protocol),
+        )
         for v in probes
     ]
     return list(dict.fromkeys(found))
@@ -142,7 +154,12 @@ def vectors_of(tables: Tables, cache: EmbeddingCache, inputs: Inputs, trial: Res
 
     Raises MissingTable when embeddings was never materialized, StaleEmbeddings when it was for other variants.
     """
-    frozen = Frozen(backbone=trial.backbone, features=trial.features, preprocessing=trial.preprocessing)
+    frozen = Frozen(
+        backbone=trial.backbone,
+        weights=inputs.spec.variants[trial.variant].weights,
+        features=trial.features,
+        preprocessing=trial.preprocessing,
+    )
     rows = [Embedded(**row) for row in tables.read([*inputs.spec.key, "embeddings"]).to_dicts()]
     row = next((row for row in rows if frozen.made(row)), None)
     if row is None:
@@ -181,7 +198,14 @@ def embed_all(
     from platform_assets.vision.weights import load_backbone, weights_sha256
 
     started = time.monotonic()
-    backbone = load_backbone(frozen.backbone, pretrained=True, features=frozen.features)
+    start = inputs.start(frozen.variant)
+    backbone = load_backbone(
+        frozen.backbone,
+        pretrained=True,
+        features=frozen.features,
+        image_size_px=frozen.preprocessing.image_size_px,
+        weights=start.file if start else None,
+    )
     weights = weights_sha256(backbone)
     what = f"{frozen.backbone} ({frozen.features}) at {frozen.preprocessing.image_size_px} px"
     ids = crop_ids(inputs, frozen.preprocessing)
@@ -241,6 +265,7 @@ def _row(frozen: Frozen, weights: str, choice: EngineChoice) -> Embedded:
     parity = choice.parity[choice.engine.name]
     return Embedded(
         backbone=frozen.backbone,
+        weights=frozen.weights,
         features=frozen.features,
         image_size_px=frozen.preprocessing.image_size_px,
         preprocessing_id=frozen.preprocessing.preprocessing_id,

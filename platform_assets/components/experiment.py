@@ -8,11 +8,13 @@ from pydantic import BaseModel
 
 from platform_assets.components import (
     champion_steps,
+    checkpoint_steps,
     delivery_steps,
     embedding_steps,
     leaderboard_steps,
     trial_checks,
     trial_steps,
+    tuning_steps,
     vector_steps,
 )
 from platform_assets.components.automation import retrain_job, weekly_retrain
@@ -27,6 +29,7 @@ from platform_assets.resources import (
     OutputsResource,
     TablesResource,
 )
+from platform_assets.vision.recipes import FROZEN_MODES
 
 POOL = "accelerator"
 
@@ -56,6 +59,7 @@ class Experiment(dg.Component):
         probes = [_embeddings(spec, dataset)] if spec.has_probes else []
         if spec.has_probes and spec.subset == "all":
             probes.append(_label_issues(spec, dataset))
+        probes += [_tuning(spec, dataset, name) for name in spec.tune]
         after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
@@ -147,11 +151,31 @@ def _label_issues(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.Assets
     return label_issues
 
 
+def _tuning(spec: ExperimentSpec, dataset: VisionDatasetSpec, name: str) -> dg.AssetsDefinition:
+    kinds, code = {"optuna", "parquet", "mlflow"}, list(tuning_steps.CODE)
+    needs_vectors = spec.variants[spec.tune[name].variant].mode in FROZEN_MODES
+    deps = [*_inputs(spec), *(["embeddings"] if needs_vectors else [])]
+    asset = _spec(spec, f"tuning_{name}", tuning_steps.TUNING, deps, kinds=kinds, code=code)
+
+    @dg.multi_asset(
+        name=_op_name(spec, f"tuning_{name}"),
+        specs=[asset],
+        required_resource_keys=DESK_RESOURCES,
+        pool=POOL,
+        backfill_policy=SINGLE_RUN,
+    )
+    def tuning(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        yield tuning_steps.tuning(open_desk(context, spec, dataset), name, spec.tune[name])
+
+    return tuning
+
+
 def _trial_specs(spec: ExperimentSpec) -> list[dg.AssetSpec]:
-    inputs = [*_inputs(spec), *(["embeddings"] if spec.has_probes else [])]
-    fitting, evaluation = list(trial_steps.FITTING), list(trial_steps.EVALUATION)
+    searches = [f"tuning_{name}" for name in spec.tune]
+    inputs = [*_inputs(spec), *(["embeddings"] if spec.has_probes else []), *searches]
+    fitting, evaluation = list(checkpoint_steps.FITTING), list(trial_steps.EVALUATION)
     rows = [
-        ("checkpoint", trial_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
+        ("checkpoint", checkpoint_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
         ("predictions", trial_steps.PREDICTIONS, ["checkpoint"], {"pytorch", "parquet"}, evaluation),
         ("metrics", trial_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, evaluation),
     ]

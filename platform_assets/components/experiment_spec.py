@@ -9,6 +9,7 @@ from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.preprocessing import Resize
 from platform_assets.vision.recipes import (
+    FROZEN_MODES,
     BackboneName,
     CropToBox,
     ImageSizePx,
@@ -18,6 +19,7 @@ from platform_assets.vision.recipes import (
     VariantName,
     trial_key,
 )
+from platform_assets.vision.tuning_options import Tune, TuneName, require_tunes_fit
 
 
 class Waiver(BaseModel):
@@ -51,6 +53,13 @@ class ExperimentSpec(BaseModel):
     subset: Literal["all", "tiny"] = Field("all", description="tiny: two batches a part, for smoke runs")
     baseline: VariantName = Field(description="the variant that the others are compared with")
     variants: Annotated[dict[VariantName, Variant], Field(min_length=1)]
+    tune: dict[TuneName, Tune] = Field(default={}, description="searches for better options of a variant, on val alone")
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        le=20,
+        description="cross-validation: seed s trains without fold s and selects on it; test stays",
+    )
     without_probe: dict[BackboneName, Waiver] = Field(
         default={}, description="backbones that are finetuned without a linear probe beside it, and why"
     )
@@ -65,6 +74,20 @@ class ExperimentSpec(BaseModel):
     def _baseline_is_a_variant(self) -> Self:
         if self.baseline not in self.variants:
             raise ValueError(f"baseline {self.baseline!r} is not a variant; name one of {', '.join(self.variants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_fit(self) -> Self:
+        require_tunes_fit(self.tune, self.variants, resample=self.resample)
+        for name, variant in self.variants.items():
+            if variant.tuned_by is not None and variant.tuned_by not in self.tune:
+                known = ", ".join(self.tune) or "none"
+                raise ValueError(f"variants.{name}.tuned_by: {variant.tuned_by!r} is no search of `tune` ({known})")
+        for name, tune in self.tune.items():
+            if self.variants[tune.variant].tuned_by is not None:
+                raise ValueError(f"tune.{name}.variant: {tune.variant!r} is itself tuned; start from an untuned one")
+        if self.folds is not None and self.resample:
+            raise ValueError("folds and resample both say how a seed draws its split; use one")
         return self
 
     @model_validator(mode="after")
@@ -92,7 +115,7 @@ class ExperimentSpec(BaseModel):
 
     @property
     def has_probes(self) -> bool:
-        return any(variant.mode == "linear_probe" for variant in self.variants.values())
+        return any(variant.mode in FROZEN_MODES for variant in self.variants.values())
 
     @property
     def key(self) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platform_assets.components.records_steps import read_label_map
 from platform_assets.vision.cropping import require_boxes
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.tuning_options import best_parameters, with_best
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.weight_files import WeightPlaces, WeightsFile
 
 NO_TARGETS = ("image_id", "path", "split", "group", "mode", "format", "phash", "mask")
 
@@ -35,6 +38,10 @@ class Inputs:
     records_version: str
     label_map: LabelMap
     root: Path
+    tables: Tables
+    places: WeightPlaces
+    say: Callable[[str], None]
+    _starts: dict[tuple[str, str | None], WeightsFile | None] = field(default_factory=dict)
 
     @property
     def protocol(self) -> Protocol:
@@ -47,16 +54,43 @@ class Inputs:
             resize=self.spec.resize,
             crop_to_box=self.spec.crop_to_box,
             resample=self.spec.resample,
+            folds=self.spec.folds,
         )
 
     def trial(self, partition: str) -> ResolvedTrial:
+        """With the best options of its search where it is tuned. Raises MissingTable, naming the command."""
         name, seed = self.spec.trials[partition]
-        return resolve_trial(self.spec.variants[name], name=name, seed=seed, protocol=self.protocol)
+        variant = self.spec.variants[name]
+        if variant.tuned_by is not None:
+            best = self.tables.read([*self.spec.key, f"tuning_{variant.tuned_by}", "best"])
+            variant = with_best(variant, best_parameters(best))
+        return self.resolve(variant, name, seed)
+
+    def resolve(self, variant: Variant, name: str, seed: int) -> ResolvedTrial:
+        """Every default of a variant filled in, its weights found. Raises WeightsMissing and WeightsChanged."""
+        start = self.start(variant)
+        sha256 = start.sha256 if start else None
+        return resolve_trial(variant, name=name, seed=seed, protocol=self.protocol, pretrained_sha256=sha256)
+
+    def start(self, variant: Variant) -> WeightsFile | None:
+        """The file that a variant starts from, looked for once; None where it starts from random weights."""
+        from platform_assets.vision.weight_files import weights_of
+
+        if variant.mode == "scratch" or not variant.pretrained:
+            return None
+        named = (variant.backbone, variant.weights)
+        if named not in self._starts:
+            self._starts[named] = weights_of(variant, self.places, say=self.say)
+        return self._starts[named]
 
     def records_of(self, trial: ResolvedTrial) -> pl.DataFrame:
         """The records with the split of this trial: the dataset's, or one drawn with the trial's seed."""
+        from platform_assets.vision.folds import fold_of_seed
         from platform_assets.vision.splits import assign_splits
 
+        if trial.folds is not None:
+            groups = self.dataset.split.kept_together_by
+            return fold_of_seed(self.records, trial.folds, trial.seed, group_by=groups)
         if trial.split_seed is None:
             return self.records
         return assign_splits(self.records, self.dataset.split, seed=trial.split_seed)
@@ -102,7 +136,13 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
     return records.with_columns(label=pl.col(target)), LabelMap.from_labels(records[target])
 
 
-def open_inputs(spec: ExperimentSpec, dataset: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Inputs:
+def open_inputs(
+    spec: ExperimentSpec,
+    dataset: VisionDatasetSpec,
+    tables: Tables,
+    files: FilesResource,
+    say: Callable[[str], None] = lambda text: None,
+) -> Inputs:
     """Read the current version of the dataset, or of its tiny subset. Raises UnsoundRecords."""
     require_sound(tables, dataset.name)
     tiny = spec.subset == "tiny"
@@ -121,4 +161,7 @@ def open_inputs(spec: ExperimentSpec, dataset: VisionDatasetSpec, tables: Tables
         records_version=f"{version}{'-tiny' if tiny else ''}{of}",
         label_map=label_map,
         root=files.tiny_subset(dataset.name) if tiny else files.source_root(dataset.source),
+        tables=tables,
+        places=files.weight_places(),
+        say=say,
     )

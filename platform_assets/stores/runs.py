@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS_CHAMPION = "previous_champion"
 
+_PARENT = "mlflow.parentRunId"  # MLflow's own tag, by which its UI nests runs
 _SMALL_FILE_BYTES = 1024 * 1024
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
@@ -49,7 +50,10 @@ class EpochMetrics(BaseModel):
 
 
 class TrialRun(BaseModel):
-    """What is recorded of one trial, finished or not. `history` and `metrics` share no metric name."""
+    """What is recorded of one trial, or of a search and each of its trials, which leave no checkpoint behind.
+
+    `history` and `metrics` share no metric name. The UI shows a run under that of `parent_run_id`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,8 +66,10 @@ class TrialRun(BaseModel):
     status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
     started_ms: int
     ended_ms: int
+    leaves_checkpoint: bool = True
     checkpoint_id: Identity | None = None
     folder_url: str | None = None
+    parent_run_id: str | None = None
     params: dict[str, str | int | float | bool | None] = {}
     history: tuple[EpochMetrics, ...] = ()
     metrics: dict[str, float] = {}
@@ -75,7 +81,7 @@ class TrialRun(BaseModel):
         twice = self.metrics.keys() & {name for epoch in self.history for name in epoch.metrics}
         if twice:
             raise ValueError(f"metrics {sorted(twice)} are in history too; name the final ones otherwise")
-        if self.status == "FINISHED" and not (self.checkpoint_id and self.folder_url):
+        if self.leaves_checkpoint and self.status == "FINISHED" and not (self.checkpoint_id and self.folder_url):
             raise ValueError(f"{self.asset} {self.partition}: FINISHED needs checkpoint_id and folder_url")
         for name, content in self.files.items():
             if len(content) > _SMALL_FILE_BYTES:
@@ -100,6 +106,7 @@ class TrialRun(BaseModel):
             "dagster_run_id": self.dagster_run_id,
             "checkpoint_id": self.checkpoint_id,
             "folder_url": self.folder_url,
+            _PARENT: self.parent_run_id,
         }
         return {**self.identity, **{name: value for name, value in found.items() if value is not None}}
 

@@ -12,11 +12,16 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.heads import head_of_tensors
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.models import Classifier, build_classifier
+from platform_assets.vision.plugins import plugin_sha256
 from platform_assets.vision.recipes import ResolvedTrial
 
 WEIGHTS_FILE, LABEL_MAP_FILE, CONFIG_FILE = "ckpt.safetensors", "labelmap.json", "config.json"
+CLASSIFIER_FILES = (WEIGHTS_FILE, LABEL_MAP_FILE, CONFIG_FILE)
+LAST_FILE = "last.safetensors"
 # One key only: safetensors writes several in no fixed order, and the bytes have to follow from the content.
 _METADATA_KEY = "kestrel"
 
@@ -40,6 +45,11 @@ def save_checkpoint(classifier: Classifier, folder: Path, *, label_map: LabelMap
         save(tensors, metadata={_METADATA_KEY: _bond(trial.config_hash, trial.label_map_checksum)}),
     )
     return checkpoint_id(folder / WEIGHTS_FILE)
+
+
+def save_last(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """The weights after the last epoch, beside those of the best one that the checkpoint has."""
+    _write(folder / LAST_FILE, save({name: tensor.contiguous() for name, tensor in sorted(weights.items())}))
 
 
 def checkpoint_id(path: Path) -> str:
@@ -72,6 +82,7 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
     # The bytes of the config are hashed, not the record they parse to: a later Kestrel may know more options.
     config_hash = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
     tensors = _read_tensors(folder / WEIGHTS_FILE, _bond(config_hash, trial.label_map_checksum))
+    _require_same_code(folder, trial)
     classifier = build_classifier(
         trial.backbone,
         len(label_map.names),
@@ -80,10 +91,26 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
         seed=0,
         features=trial.features,
     )
+    classifier.head = head_of_tensors(classifier.head, tensors)
     _require_belongs(classifier, label_map, trial)
     _require_same_shapes(folder / WEIGHTS_FILE, tensors, classifier.state_dict())
     classifier.load_state_dict(tensors)
     return classifier
+
+
+def _require_same_code(folder: Path, trial: ResolvedTrial) -> None:
+    """What no tensor shows: the heads of a transformer, the forward of a plug-in."""
+    backbone = get_backbone(trial.backbone)
+    if trial.architecture is not None and trial.architecture != backbone.transformer:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: backbone {trial.backbone!r} was {trial.architecture}, here it is "
+            f"{backbone.transformer}; use the version of Kestrel that trained it"
+        )
+    if trial.plugin_sha256 is not None and plugin_sha256(trial.backbone) != trial.plugin_sha256:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: the source of model {trial.backbone} has changed since it was trained "
+            f"(SHA-256 was {trial.plugin_sha256[:12]}...); restore that version, or train again"
+        )
 
 
 def _bond(config_hash: str, label_map_checksum: str) -> str:
@@ -109,6 +136,8 @@ def _read_tensors(path: Path, expected_bond: str) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             bond = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; restore it from its output folder") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}; restore it from its output folder") from error
     if bond != expected_bond:

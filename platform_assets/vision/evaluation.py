@@ -87,7 +87,8 @@ def predict(
     logits_nk = np.empty((len(images_nchw), classifier.num_classes), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images_nchw), batch_size):
-            images_bchw = torch.from_numpy(images_nchw[start : start + batch_size]).to(device)
+            # A copy: images may lie in a file that is read only.
+            images_bchw = torch.from_numpy(images_nchw[start : start + batch_size].copy()).to(device)
             logits_nk[start : start + batch_size] = classifier(images_bchw).cpu().numpy()
     classifier.train(was_training)
     return logits_nk

@@ -1,128 +1,48 @@
-"""One trial, fitted: a probe on cached vectors or a network on pixels, from the records of its train and val parts."""
+"""One trial on cached vectors, fitted: a head of its own for a frozen backbone, from the train and val parts."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from platform_assets.vision.cropping import boxes_of, crop_id
-from platform_assets.vision.datasets import LabelledImages, load_images, require_memory
-from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.probe import Candidate, fit_probe
-from platform_assets.vision.training import train
+from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.heads import UnitLinear, UnitVectors, linear_layer
+from platform_assets.vision.models import Classifier, initial_classifier
+from platform_assets.vision.nearest import FittedHead, fit_nearest_mean, fit_neighbours
+from platform_assets.vision.probe import FittedProbe, fit_probe
+from platform_assets.vision.probe_options import KnnRecipe, LightgbmRecipe, NearestMeanRecipe, columns_of
+from platform_assets.vision.recipes import RECIPE_OF_MODE
 
 if TYPE_CHECKING:
-    from platform_assets.vision.devices import Device
-    from platform_assets.vision.formats.boxes import Box
+    import torch
+    from torch import nn
+
+    from platform_assets.vision.feature_scaling import LabelledFeatures
     from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.pixel_cache import PixelCache
-    from platform_assets.vision.preprocessing import Preprocessing
     from platform_assets.vision.recipes import ResolvedTrial
     from platform_assets.vision.splits import Part
-    from platform_assets.vision.training_state import EpochRow
+    from platform_assets.vision.weight_files import WeightsFile
 
 
 class MissingVectors(ValueError):
     """Images of a trial that have no embedding."""
 
 
-class ChangedImage(ValueError):
-    """A file whose bytes are not those that its record was made of."""
-
-
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier ready to save. `history` has one row per epoch, or per value of C for a probe."""
+    """A classifier ready to save. `history` has one row per epoch, or per choice tried for a head alone.
+
+    `last` are the weights after the last epoch, where the classifier has those of the best one.
+    """
 
     classifier: Classifier
     history: pl.DataFrame
     summary: dict[str, float | int | bool]
-
-
-class Pixels:
-    """The decoded images of one folder at one preprocessing; the last one asked for is kept for the next trial.
-
-    With a `cache` they are kept for the next process too: the same pixels, bit for bit.
-    """
-
-    def __init__(
-        self, root: Path, *, on_image: Callable[[int, int], None] | None = None, cache: PixelCache | None = None
-    ) -> None:
-        self._root = root
-        self._on_image = on_image
-        self._cache = cache
-        self._held: tuple[tuple[str, ...], str, NDArray[np.uint8]] | None = None
-
-    def of(self, records: pl.DataFrame, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """images_nchw uint8 of these records, row by row.
-
-        Raises MissingBox when the preprocessing crops to boxes and, with a cache, ChangedImage.
-        """
-        boxes = boxes_of(records, preprocessing)
-        crops = zip(records["image_id"], boxes or repeat(None, records.height), strict=True)
-        key = (tuple(crop_id(image_id, box) for image_id, box in crops), preprocessing.preprocessing_id)
-        if self._held is None or self._held[:2] != key:
-            if self._cache is None:
-                images = self._loaded(records, boxes, preprocessing, of=records.height)
-            else:
-                images = self._cached(self._cache, key[0], records, boxes, preprocessing)
-            self._held = (*key, images)
-        return self._held[2]
-
-    def _loaded(
-        self,
-        records: pl.DataFrame,
-        boxes: Sequence[Box] | None,
-        preprocessing: Preprocessing,
-        *,
-        of: int,
-        after: int = 0,
-    ) -> NDArray[np.uint8]:
-        """Decoded, as number `after` and following of all `of` images."""
-        report = self._on_image
-        heard = (lambda n: report(after + n, of)) if report else None
-        paths = [self._root / path for path in records["path"]]
-        return load_images(paths, preprocessing, boxes=boxes, on_image=heard)
-
-    def _cached(
-        self,
-        cache: PixelCache,
-        names: Sequence[str],
-        records: pl.DataFrame,
-        boxes: Sequence[Box] | None,
-        preprocessing: Preprocessing,
-    ) -> NDArray[np.uint8]:
-        require_memory(records.height, preprocessing.image_size_px)
-        done = 0
-
-        def load(rows: Sequence[int]) -> NDArray[np.uint8]:
-            nonlocal done
-            some, some_boxes = records[rows], [boxes[row] for row in rows] if boxes else None
-            for path, image_id in some.select("path", "image_id").iter_rows():
-                _require_unchanged(self._root / path, image_id)
-            images = self._loaded(some, some_boxes, preprocessing, of=records.height, after=done)
-            done += len(rows)
-            return images
-
-        return cache.images(names, preprocessing, load)
-
-
-def _require_unchanged(path: Path, image_id: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != image_id:
-        raise ChangedImage(
-            f"{path}: its SHA-256 is now {found[:12]}..., its record was made of {image_id[:12]}...; "
-            "materialize the records again"
-        )
+    last: dict[str, torch.Tensor] | None = None
 
 
 def part_labels(records: pl.DataFrame, part: Part, label_map: LabelMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -149,68 +69,50 @@ def fit_probe_trial(
     vectors: pl.DataFrame,
     label_map: LabelMap,
     *,
-    on_candidate: Callable[[Candidate], None] | None = None,
+    weights: WeightsFile | None = None,
 ) -> Fitted:
-    """A head on the frozen backbone's vectors, and the backbone with that head as one classifier."""
-    import torch
+    """A head of one of FROZEN_MODES on a backbone's vectors, and the backbone with that head as one classifier.
 
-    assert trial.probe is not None
+    `weights` is that of `initial_classifier`.
+    """
     features = features_of(records, vectors)
     (train_rows, train_labels), (val_rows, val_labels) = (part_labels(records, p, label_map) for p in ("train", "val"))
-    probe = fit_probe(
-        (features[train_rows], train_labels),
-        (features[val_rows], val_labels),
-        num_classes=len(label_map),
-        recipe=trial.probe,
-        metric=trial.metric,
-        on_candidate=on_candidate,
-    )
-    classifier = build_classifier(
-        trial.backbone,
-        len(label_map),
-        trial.preprocessing,
-        pretrained=True,
-        seed=trial.seed,
-        features=trial.features,
-    )
-    classifier.set_head(torch.from_numpy(probe.weight_kd), torch.from_numpy(probe.bias_k))
-    return Fitted(classifier, probe.candidates, {"log10_c": probe.log10_c, "at_grid_edge": probe.at_grid_edge})
+    fitted = _fit_head(trial, (features[train_rows], train_labels), (features[val_rows], val_labels), len(label_map))
+    classifier = initial_classifier(trial, len(label_map), weights)
+    classifier.head = fitted.head
+    return Fitted(classifier.eval(), fitted.candidates, fitted.summary)
 
 
-def fit_network_trial(
-    trial: ResolvedTrial,
-    records: pl.DataFrame,
-    pixels: Pixels,
-    label_map: LabelMap,
-    *,
-    device: Device,
-    work_dir: Path,
-    on_epoch: Callable[[EpochRow], None] | None = None,
-) -> Fitted:
-    """A network trained from scratch or from pretrained weights; resumes from `work_dir`."""
-    assert trial.train is not None
-    images, image_ids = pixels.of(records, trial.preprocessing), records["image_id"].to_numpy()
-    parts = {}
-    for part in ("train", "val"):
-        rows, labels = part_labels(records, part, label_map)
-        parts[part] = LabelledImages(tuple(image_ids[rows]), images[rows], labels)
-    classifier = build_classifier(
-        trial.backbone, len(label_map), trial.preprocessing, pretrained=trial.mode == "finetune", seed=trial.seed
-    )
-    result = train(
-        classifier,
-        parts["train"],
-        parts["val"],
-        trial.train,
-        metric=trial.metric,
-        seed=trial.seed,
-        device=device,
-        work_dir=work_dir,
-        on_epoch=on_epoch,
-    )
-    summary: dict[str, float | int | bool] = {
-        "best_epoch": result.best_epoch,
-        "stopped_early": result.stopped_early,
-        "resumed_from_epoch": result.resumed_from_epoch,
+def _fit_head(
+    trial: ResolvedTrial, train_xy: LabelledFeatures, val_xy: LabelledFeatures, num_classes: int
+) -> FittedHead:
+    recipe = getattr(trial, RECIPE_OF_MODE[trial.mode])
+    shared: dict[str, Any] = {"num_classes": num_classes, "recipe": recipe, "metric": trial.metric}
+    if isinstance(recipe, LightgbmRecipe):
+        from platform_assets.vision.boosting import fit_trees
+
+        return fit_trees(train_xy, val_xy, **shared, seed=trial.seed)
+    backbone = get_backbone(trial.backbone)
+    shared["slices"] = {
+        choice: columns_of(choice, trial.features, width=train_xy[0].shape[1], pooled_width=backbone.dim("pooled"))
+        for choice in recipe.choices_of(trial.features)
     }
-    return Fitted(classifier, result.history, summary)
+    if isinstance(recipe, KnnRecipe):
+        return fit_neighbours(train_xy, val_xy, **shared)
+    if isinstance(recipe, NearestMeanRecipe):
+        return fit_nearest_mean(train_xy, val_xy, **shared)
+    probe = fit_probe(train_xy, val_xy, **shared)
+    return FittedHead(
+        _probe_head(probe), probe.candidates, {"log10_c": probe.log10_c, "at_grid_edge": probe.at_grid_edge}
+    )
+
+
+def _probe_head(probe: FittedProbe) -> nn.Module:
+    import torch
+
+    weight_kd, bias_k = torch.from_numpy(probe.weight_kd), torch.from_numpy(probe.bias_k)
+    if not probe.unit:
+        return linear_layer(weight_kd, bias_k)
+    columns_s = torch.arange(weight_kd.shape[1])[probe.columns]
+    unit = UnitVectors(columns_s, torch.zeros(len(columns_s)), torch.ones(len(columns_s)))
+    return UnitLinear(unit, weight_kd[:, columns_s], bias_k)

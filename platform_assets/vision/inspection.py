@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections import deque
@@ -11,15 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import polars as pl
 
-from platform_assets.vision.decoding import MAX_PIXELS, ImageFacts, RejectReason, UnreadableImage, inspect_image
-from platform_assets.vision.perceptual_hash import phashes
+from platform_assets.vision.decoding import MAX_PIXELS
+from platform_assets.vision.file_facts import NOT_READ, TaskFacts, take_facts
+from platform_assets.vision.reading_processes import ReadingProcesses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _IMAGE_SCHEMA: dict[str, Any] = {
     **{"width": pl.Int32, "height": pl.Int32, "mode": pl.String, "format": pl.String, "phash": pl.String},
@@ -30,13 +34,16 @@ _FILE_SCHEMA = {"path": pl.String, "image_id": pl.String, **_CONTENT_SCHEMA}
 FACTS_SCHEMA = {"image_id": pl.String, "made_by": pl.String, **_CONTENT_SCHEMA}
 
 CHUNK_BYTES = 1 << 20
-_NO_FACTS = (None,) * len(_IMAGE_SCHEMA)
 _FILES_PER_TASK = 16
-_FILES_PER_FRAME = 4096
+_FILES_PER_PROCESS_TASK = 128
+_FILES_PER_PACK = 8192
+# A process takes 0.2 s of CPU to start, and a small file 0.1 ms: each shall have something to do, and fewer files are read
+# in threads. Those hold each other up where there are many.
+_PROCESSES_FROM = 8192
+_FILES_PER_PROCESS = 4096
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,25 +82,34 @@ def inspect_files(
 ) -> Inspection:
     """Every path once. One whose size and time are those of its known hash is not opened when that hash has facts.
 
-    `on_progress` gets (files done, files in all) in the caller's thread.
+    Few files are read in `threads` of this process, many in as many others. `on_progress` gets (files done, files in all)
+    in the caller's thread. Raises CrashedReader when a process dies over a file.
     """
-    ordered = sorted(set(paths))
+    ordered = _once_each(pl.Series("path", paths if isinstance(paths, pl.Series) else list(paths), pl.String).sort())
     made_by = f"{known.code if known else ''}/{max_pixels}"
     held = _held(root, ordered, known, made_by)
-    already = set(held["path"])
-    unread = [path for path in ordered if path not in already]
-    if on_progress is not None and already:
-        on_progress(len(already), len(ordered))
-    frames = [held]
-    with closing(_tasks_in_threads(partial(_rows, root, max_pixels), unread, threads)) as rows:
-        counted = _counted(rows, len(already), len(ordered), on_progress)
-        while batch := list(islice(counted, _FILES_PER_FRAME)):
-            frames.append(_frame(batch))
-    files = pl.concat(frames).sort("path")
-    del frames, held
-    facts = files.filter(pl.col("image_id").is_not_null()).unique("image_id").sort("image_id")
-    facts = facts.with_columns(made_by=pl.lit(made_by)).select(*FACTS_SCHEMA)
-    return Inspection(files=files, facts=facts, files_read=len(unread))
+    unread = ordered.filter(~ordered.is_in(held["path"].implode())) if held.height else ordered
+    if on_progress is not None and held.height:
+        on_progress(held.height, len(ordered))
+    tasks = _tasks(root, unread, max_pixels, threads)
+    with closing(_counted(tasks, held.height, len(ordered), on_progress)) as counted:
+        packs = deque(_packs(counted))
+    # In one piece: a gather from many takes six times the memory.
+    files = pl.concat([held, *_frames(unread, packs)], rechunk=True)
+    files = files.sort("path") if held.height else files
+    return Inspection(files=files, facts=_by_content(files, made_by), files_read=len(unread))
+
+
+def _by_content(files: pl.DataFrame, made_by: str) -> pl.DataFrame:
+    # By places in a sorted column: `unique` and `sort` of the frame take three times the memory.
+    places = files.select(place=pl.col("image_id").arg_sort())["place"]
+    image_ids = files["image_id"].gather(places)
+    first = places.filter(image_ids.is_not_null() & image_ids.ne_missing(image_ids.shift()))
+    return files[first].with_columns(made_by=pl.lit(made_by)).select(*FACTS_SCHEMA)
+
+
+def _once_each(ordered: pl.Series) -> pl.Series:
+    return ordered.filter(ordered.ne_missing(ordered.shift()))
 
 
 def in_threads(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | None = None) -> Generator[_Out]:
@@ -101,39 +117,61 @@ def in_threads(work: Callable[[_In], _Out], items: Iterable[_In], threads: int |
 
     Closing it drops what waits; without that Ctrl-C works all of it off.
     """
-    yield from _tasks_in_threads(lambda task: [work(item) for item in task], items, threads)
+    with closing(_in_threads(lambda task: [work(item) for item in task], items, threads)) as tasks:
+        for results in tasks:
+            yield from results
 
 
-def _tasks_in_threads(
-    work: Callable[[Iterator[_In]], list[_Out]], items: Iterable[_In], threads: int | None
+def _in_threads(
+    work: Callable[[Iterator[_In]], _Out],
+    items: Iterable[_In],
+    threads: int | None,
+    *,
+    per_task: int = _FILES_PER_TASK,
+    stop: Callable[[], None] | None = None,
 ) -> Generator[_Out]:
-    """As in_threads, for work that is given the items of a task: they end early when it is closed."""
+    """As in_threads, for work that is given the items of a task: they end early when it is closed, after a call of `stop`."""
     threads, stopped, items = threads or os.cpu_count() or 1, Event(), iter(items)
-    waiting: deque[Future[list[_Out]]] = deque()
+    waiting: deque[Future[_Out]] = deque()
 
-    def work_off(task: Sequence[_In]) -> list[_Out]:
+    def work_off(task: Sequence[_In]) -> _Out:
         return work(item for item in task if not stopped.is_set())
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
     try:
         while True:
-            while len(waiting) < 4 * threads and (task := list(islice(items, _FILES_PER_TASK))):
+            while len(waiting) < 4 * threads and (task := list(islice(items, per_task))):
                 waiting.append(pool.submit(work_off, task))
             if not waiting:
                 return
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
     finally:
         stopped.set()
+        if stop is not None:
+            stop()
         pool.shutdown(cancel_futures=True)
 
 
-def _held(root: Path, paths: Sequence[str], known: Known | None, made_by: str) -> pl.DataFrame:
+def _tasks(root: Path, paths: pl.Series, max_pixels: int, threads: int | None) -> Generator[TaskFacts]:
+    """The facts of all paths in their order, by threads of this process or, where that pays, by other processes."""
+    threads = threads or os.cpu_count() or 1
+    if len(paths) < _PROCESSES_FROM or threads == 1:
+        yield from _in_threads(partial(take_facts, root, max_pixels), paths, threads)
+        return
+    threads = min(threads, -(-len(paths) // _FILES_PER_PROCESS))
+    with ReadingProcesses(root, max_pixels, threads) as processes:
+        per_task, stop = _FILES_PER_PROCESS_TASK, processes.stop
+        with closing(_in_threads(processes.take_facts, paths, threads, per_task=per_task, stop=stop)) as tasks:
+            yield from tasks
+
+
+def _held(root: Path, paths: pl.Series, known: Known | None, made_by: str) -> pl.DataFrame:
     """The rows of the paths that need no reading."""
     if known is None or known.facts is None:
         return pl.DataFrame(schema=_FILE_SCHEMA)
     facts = known.facts.filter(pl.col("made_by") == made_by).drop("made_by")
     listed = known.hashes.rename({"sha256": "image_id"}).join(facts.select("image_id"), on="image_id", how="semi")
-    listed = listed.join(pl.DataFrame({"path": paths}, schema={"path": pl.String}), on="path", how="semi")
+    listed = listed.join(paths.to_frame(), on="path", how="semi")
     sizes_and_times = listed.select("path", "bytes", "mtime_ns").iter_rows()
     unchanged = [_is_unchanged(root, *row) for row in sizes_and_times]
     kept = listed.filter(pl.Series(unchanged, dtype=pl.Boolean)).select("path", "image_id")
@@ -149,65 +187,65 @@ def _is_unchanged(root: Path, path: str, size_bytes: int, mtime_ns: int) -> bool
 
 
 def _counted(
-    rows: Iterable[_Row], already: int, total: int, on_progress: Callable[[int, int], None] | None
-) -> Iterator[_Row]:
-    for done, row in enumerate(rows, already + 1):
-        if on_progress is not None:
-            on_progress(done, total)
-        yield row
+    tasks: Generator[TaskFacts], already: int, total: int, on_progress: Callable[[int, int], None] | None
+) -> Generator[TaskFacts]:
+    with closing(tasks):
+        done = already
+        for task in tasks:
+            for _ in task.reasons:
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, total)
+            yield task
 
 
-def _frame(rows: Sequence[_Row]) -> pl.DataFrame:
-    """By columns, which takes polars a quarter of the time that rows do."""
-    columns = zip(*rows, strict=True)
-    return pl.DataFrame(
-        [pl.Series(name, column, kind) for (name, kind), column in zip(_FILE_SCHEMA.items(), columns, strict=True)]
+def _packs(tasks: Iterable[TaskFacts]) -> Iterator[TaskFacts]:
+    """The facts of many tasks as if they were of one."""
+    waiting, files = list[TaskFacts](), 0
+    for task in tasks:
+        waiting.append(task)
+        files += len(task.rows)
+        if files >= _FILES_PER_PACK:
+            yield _pack(waiting)
+            waiting, files = [], 0
+    if waiting:
+        yield _pack(waiting)
+
+
+def _pack(tasks: Sequence[TaskFacts]) -> TaskFacts:
+    rows, modes, formats, reasons = zip(*tasks, strict=True)
+    return TaskFacts(np.concatenate(rows), *(list(chain.from_iterable(each)) for each in (modes, formats, reasons)))
+
+
+def _frames(paths: pl.Series, packs: deque[TaskFacts]) -> Iterator[pl.DataFrame]:
+    """Frames of _FILE_SCHEMA, which hold two and a half times as much as the packs; those are given up one by one."""
+    first = 0
+    while packs:
+        pack = packs.popleft()
+        yield _frame(paths.slice(first, len(pack.rows)), pack)
+        first += len(pack.rows)
+
+
+def _frame(paths: pl.Series, pack: TaskFacts) -> pl.DataFrame:
+    rows, reasons = pack.rows, [reason or (None, None) for reason in pack.reasons]
+    columns: dict[str, Any] = {
+        "path": paths,
+        "image_id": _hex(rows["image_id"]),
+        "bytes": rows["bytes"],
+        "reason": [reason for reason, _ in reasons],
+        "detail": [detail for _, detail in reasons],
+        "mode": pack.modes,
+        "format": pack.formats,
+        "phash": _hex(rows["phash"]),
+        **{name: np.ascontiguousarray(rows[name]) for name in ("width", "height", "pixel_mean", "pixel_std")},
+    }
+    frame = pl.DataFrame([pl.Series(name, columns[name], kind) for name, kind in _FILE_SCHEMA.items()])
+    was_read, is_image = pl.col("bytes") != NOT_READ, pl.col("reason").is_null()
+    return frame.with_columns(
+        pl.when(was_read).then(pl.col("image_id", "bytes")), pl.when(is_image).then(pl.col(*_IMAGE_SCHEMA))
     )
 
 
-def _rows(root: Path, max_pixels: int, paths: Iterable[str]) -> list[_Row]:
-    """Rows of _FILE_SCHEMA. The hashes of a task's pictures are taken at once."""
-    seen = [(path, *_seen(root, path, max_pixels)) for path in paths]
-    hashes = iter(phashes([found.grey_32 for *_, found in seen if isinstance(found, ImageFacts)]))
-    return [
-        (path, image_id, size_bytes, None, None, *_columns(found, next(hashes)))
-        if isinstance(found, ImageFacts)
-        else (path, image_id, size_bytes, *found, *_NO_FACTS)
-        for path, image_id, size_bytes, found in seen
-    ]
-
-
-def _columns(facts: ImageFacts, phash: str) -> _Row:
-    return facts.width, facts.height, facts.mode, facts.format, phash, facts.pixel_mean, facts.pixel_std
-
-
-def _seen(
-    root: Path, path: str, max_pixels: int
-) -> tuple[str | None, int | None, ImageFacts | tuple[RejectReason, str]]:
-    """Hash, bytes, and the facts or why there are none."""
-    place = os.path.join(root, path)  # noqa: PTH118 - a Path takes longer to make than this
-    image_id, size_bytes = None, None
-    try:
-        data = _read(place, most_bytes=8 * max_pixels + CHUNK_BYTES)
-        image_id, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
-        return image_id, size_bytes, inspect_image(data, max_pixels=max_pixels)
-    except UnreadableImage as unreadable:
-        return image_id, size_bytes, (unreadable.reason, unreadable.detail)
-    except FileNotFoundError:
-        return None, None, ("missing_file", "it was there when the scan began")
-    except OSError as error:
-        return None, None, ("unreadable_file", str(error))
-    except BaseException as error:
-        error.add_note(f"while reading {place}")
-        raise
-
-
-def _read(place: str, *, most_bytes: int) -> bytes:
-    """The bytes of a regular file that is not absurdly large: no image in bounds needs over 8 bytes a pixel."""
-    found = os.stat(place)  # noqa: PTH116
-    if not stat.S_ISREG(found.st_mode):
-        raise UnreadableImage("not_an_image", "not a regular file")
-    if found.st_size > most_bytes:
-        raise UnreadableImage("too_many_bytes", f"{found.st_size:,} bytes, over the limit of {most_bytes:,}")
-    with open(place, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.read()
+def _hex(bytes_nd: NDArray[np.uint8]) -> list[str]:
+    text, digits = bytes_nd.tobytes().hex(), 2 * bytes_nd.shape[1]
+    return [text[start : start + digits] for start in range(0, len(text), digits)]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.devices import Device, choose_device
+from platform_assets.vision.plugins import check_plugin
 from platform_assets.vision.preprocessing import Preprocessing
+from platform_assets.vision.weight_files import WeightsChanged
 from platform_assets.vision.weights import load_backbone
+
+if TYPE_CHECKING:
+    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.weight_files import WeightsFile
 
 
 class HeadDoesNotFit(ValueError):
@@ -41,7 +48,7 @@ class Classifier(nn.Module):
         self.preprocessing = preprocessing
         self.feature_kind = features
         self.backbone = backbone
-        self.head = nn.Linear(get_backbone(backbone_name).dim(features), num_classes)
+        self.head: nn.Module = nn.Linear(_width(backbone, backbone_name, features), num_classes)
         self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
         self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
 
@@ -59,6 +66,7 @@ class Classifier(nn.Module):
 
     def set_head(self, weight_kd: torch.Tensor, bias_k: torch.Tensor) -> None:
         """Take over a head fitted elsewhere, such as a linear probe on this backbone's features."""
+        assert isinstance(self.head, nn.Linear), "weights are set before another head is"
         wanted, given = tuple(self.head.weight.shape), tuple(weight_kd.shape)
         if given != wanted or tuple(bias_k.shape) != wanted[:1]:
             raise HeadDoesNotFit(
@@ -78,14 +86,24 @@ def build_classifier(
     pretrained: bool,
     seed: int,
     features: Features = "pooled",
+    weights: Path | None = None,
 ) -> Classifier:
-    """A classifier on the CPU in evaluation mode; what is random in it follows from `seed` alone."""
+    """A classifier on the CPU in evaluation mode; what is random in it follows from `seed` alone.
+
+    `weights` is the file of the pretrained weights, where no package holds them (weight_files.py).
+    """
     if num_classes < 2:
         raise HeadDoesNotFit(f"{num_classes} classes: a classifier needs two or more; look at the label map")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(
-            load_backbone(backbone, pretrained=pretrained, features=features),
+            load_backbone(
+                backbone,
+                pretrained=pretrained,
+                features=features,
+                image_size_px=preprocessing.image_size_px,
+                weights=weights,
+            ),
             backbone_name=backbone,
             num_classes=num_classes,
             preprocessing=preprocessing,
@@ -94,12 +112,44 @@ def build_classifier(
     return classifier.eval()
 
 
+def initial_classifier(trial: ResolvedTrial, num_classes: int, weights: WeightsFile | None) -> Classifier:
+    """What a trial starts from: `weights` is `weights_of` its variant, None where a package holds them or they are random.
+
+    Raises WeightsChanged when the bytes are not those that the trial was resolved with, and BadPlugin.
+    """
+    backbone = get_backbone(trial.backbone)
+    packaged = backbone.weights.sha256 if backbone.weights and trial.pretrained_sha256 else None
+    given = weights.sha256 if weights else packaged
+    if given != trial.pretrained_sha256:
+        raise WeightsChanged(
+            f"trial {trial.trial} starts from weights of SHA-256 {trial.pretrained_sha256}, given is {given} "
+            f"({weights.path if weights else 'no file'}); find them with weight_files.weights_of and resolve the trial again"
+        )
+    if backbone.is_plugin:
+        check_plugin(trial.backbone, image_size_px=trial.preprocessing.image_size_px)
+    return build_classifier(
+        trial.backbone,
+        num_classes,
+        trial.preprocessing,
+        pretrained=trial.pretrained_sha256 is not None,
+        seed=trial.seed,
+        features=trial.features,
+        weights=weights.file if weights else None,
+    )
+
+
 def place(classifier: Classifier, device: Device) -> Classifier:
     """The same classifier, moved to `device` and laid out in memory as is fastest there."""
     if choose_device(device).channels_last:
         # nn.Module.to has no overload for both at once.
         return classifier.to(device).to(memory_format=torch.channels_last)
     return classifier.to(device)
+
+
+def _width(backbone: nn.Module, name: str, features: Features) -> int:
+    """That of the record; a plug-in states its own."""
+    known = get_backbone(name)
+    return cast(int, backbone.feature_dim) if known.is_plugin else known.dim(features)
 
 
 def _per_channel(values: tuple[float, float, float]) -> torch.Tensor:

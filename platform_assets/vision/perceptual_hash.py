@@ -1,77 +1,51 @@
-"""The perceptual hash of a picture: imagehash's phash (DCT, 64 bits), bit for bit, two to three times as fast."""
+"""The perceptual hash of a picture: 64 bits of its lowest DCT frequencies, within a few bits of imagehash's phash."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SIDE, _LOW = 32, 8
-# Over this Pillow is as fast as the product, and the weights of every side would fill the memory.
-_LARGEST_SIDE = 512
-# Multiplications in one product: OpenBLAS takes threads of its own for more, which is slow beside the scan's threads.
-_PRODUCT = 1 << 18
-# Pillow resizes 8-bit pictures in whole numbers: weights times 2**22, summed, half added, shifted back, cut to a byte.
-# Here the weights are those divided by 2**22, which loses nothing.
-_WEIGHT_BITS = 22
+_LOW = 8
+# Cosines are multiples of 1 / 2**21: with them every sum below is one of whole numbers under 2**53, and so the same in
+# any order that a BLAS may take.
+_WEIGHT_BITS = 21
 
 
-def phash(grey: Image.Image) -> str:
-    """16 hex digits: which of the 64 lowest DCT frequencies of the picture (mode L) at 32 x 32 lie over their median."""
-    return phashes([at_32(grey)])[0]
+def phash(grey_hw: NDArray[np.uint8]) -> str:
+    """16 hex digits: which of the 64 lowest DCT frequencies of the picture lie over their median.
 
-
-def phashes(greys_32: Sequence[NDArray[np.float64]]) -> list[str]:
-    """The hashes of pictures as `at_32` gives them; of 16 at once in less than half the time of one by one."""
-    import scipy.fft
-
-    if not greys_32:
-        return []
-    # The two transforms in imagehash's order, so that ties in flat pictures break as they do there.
-    down = scipy.fft.dct(np.stack(greys_32), axis=1)[:, :_LOW]
-    spectra = scipy.fft.dct(down, axis=2)[:, :, :_LOW].reshape(len(greys_32), _LOW * _LOW)
-    ordered = np.sort(spectra)
-    median = (ordered[:, spectra.shape[1] // 2 - 1] + ordered[:, spectra.shape[1] // 2]) / 2
-    return [bits.tobytes().hex() for bits in np.packbits(spectra > median[:, None], axis=1)]
-
-
-def at_32(grey: Image.Image) -> NDArray[np.float64]:
-    """The picture at 32 x 32 as Pillow's Lanczos gives it, bit for bit.
-
-    A product of multiples of 2**-22 below 2**31 is exact in any order of sums, and takes BLAS 0.4 of Pillow's time at 128 px.
+    imagehash (after Zauner 2010) takes them of the picture at 32 x 32, here they are of the pixels as they are: from 8
+    pixels a side on the two differ in a few bits. Smaller pictures have fewer frequencies.
     """
-    width, height = grey.size
-    if min(width, height) <= _SIDE or max(width, height) > _LARGEST_SIDE:
-        return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
-    pixels_hw = np.asarray(grey)
-    # Pillow 13 goes down before across in tall pictures, which rounds otherwise.
-    down_first = height - _SIDE > 2 * (width - _SIDE)
-    return _across_and_down(pixels_hw.T).T if down_first else _across_and_down(pixels_hw)
+    return phashes(frequencies(grey_hw)[None]).tobytes().hex()
 
 
-def _across_and_down(pixels_hw: NDArray[np.uint8]) -> NDArray[np.float64]:
-    height, width = pixels_hw.shape
-    weights, step = _lanczos(width), _PRODUCT // (_SIDE * width)
-    strips = [pixels_hw[top : top + step].astype(np.float64, order="C") @ weights for top in range(0, height, step)]
-    return _to_bytes(_lanczos(height).T @ _to_bytes(np.concatenate(strips)))
+def frequencies(grey_hw: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The 64 lowest of the picture's DCT, flat."""
+    height, width = grey_hw.shape
+    # `dot` takes two thirds of the time of `@` on matrices so small.
+    found_88: NDArray[np.float64] = _cosines(height).dot(grey_hw).dot(_cosines(width).T)
+    return found_88.reshape(-1)
 
 
-def _to_bytes(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    sums += 0.5
-    np.floor(sums, out=sums)
-    return sums.clip(0, 255, out=sums)
+def phashes(frequencies_nk: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Eight bytes [n, 8] a picture; of many at once in a tenth of the time of one by one."""
+    ordered, middle = np.sort(frequencies_nk), frequencies_nk.shape[1] // 2
+    median = (ordered[:, middle - 1] + ordered[:, middle]) / 2
+    return np.packbits(frequencies_nk > median[:, None], axis=1)
 
 
-@lru_cache(maxsize=_LARGEST_SIDE)
-def _lanczos(side: int) -> NDArray[np.float64]:
-    """weights [side, 32]: Pillow's own, read off by resizing a picture with 2**22 on its diagonal."""
-    diagonal = np.zeros((side, side), dtype=np.int32)
-    np.fill_diagonal(diagonal, 1 << _WEIGHT_BITS)
-    weights = Image.fromarray(diagonal).resize((_SIDE, side), Image.Resampling.LANCZOS)
-    return np.asarray(weights) / 2.0**_WEIGHT_BITS
+@lru_cache(maxsize=256)
+def _cosines(side: int) -> NDArray[np.float64]:
+    """[8, side]: the first rows of the DCT (type 2) over the side. Frequencies that so few pixels lack are 0."""
+    numbers, places = np.arange(_LOW)[:, None], 2 * np.arange(side) + 1
+    cosines = np.cos(np.pi * numbers * places / (2 * side)) * (numbers < side)
+    weights: NDArray[np.float64] = np.rint(cosines * (2.0**_WEIGHT_BITS / side))
+    # A flat picture has nothing but its mean, exactly, and so has the hash of every other.
+    weights[1:, side // 2] -= weights[1:].sum(axis=1)
+    return weights

@@ -4,20 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
-from platform_assets.vision.backbones import Features, get_backbone
+from platform_assets.vision.backbones import Features, Sha256, Transformer, get_backbone, known_now, require_spelling
+from platform_assets.vision.plugins import PLUGIN_NAME, plugin_sha256
 from platform_assets.vision.preprocessing import BoxMargin, Preprocessing, Resize
+from platform_assets.vision.probe_options import (
+    KnnRecipe,
+    LightgbmRecipe,
+    NearestMeanRecipe,
+    ProbeRecipe,
+    SlicedOptions,
+)
 from platform_assets.vision.train_options import Options, TrainRecipe
 
-Mode = Literal["scratch", "linear_probe", "finetune"]
+Mode = Literal["scratch", "linear_probe", "nearest_mean", "knn", "lightgbm", "finetune", "soup", "ensemble"]
+# These fit a head on embeddings; the others train a network on pixels.
+FROZEN_MODES: tuple[Mode, ...] = ("linear_probe", "nearest_mean", "knn", "lightgbm")
+# These combine trials that are finished (combination_options.py); they have no recipe.
+COMBINATION_MODES: tuple[Mode, ...] = ("soup", "ensemble")
+Combine = Literal["mean", "weighted", "vote"]
+# The option that holds the recipe of a mode.
+RecipeName = Literal["probe", "nearest_mean", "knn", "lightgbm", "train"]
+RECIPE_OF_MODE: dict[Mode, RecipeName] = {
+    "scratch": "train",
+    "linear_probe": "probe",
+    "nearest_mean": "nearest_mean",
+    "knn": "knn",
+    "lightgbm": "lightgbm",
+    "finetune": "train",
+}
+DEFAULT_RECIPES: dict[RecipeName, Options] = {
+    "probe": ProbeRecipe(),
+    "nearest_mean": NearestMeanRecipe(),
+    "knn": KnnRecipe(),
+    "lightgbm": LightgbmRecipe(),
+    "train": TrainRecipe(),
+}
 MetricName = Literal["top1", "macro_f1", "balanced_accuracy"]
-
-
-def _known_backbone(name: str) -> str:
-    return get_backbone(name).name
 
 
 def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,71 +61,136 @@ def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 # "__s" joins a variant and its seed into a partition key, so a name may not hold two underscores in a row.
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=60)]
-BackboneName = Annotated[str, AfterValidator(_known_backbone)]
+BackboneName = Annotated[str, AfterValidator(require_spelling)]
+BackboneOrNone = Annotated[str, AfterValidator(lambda name: name and require_spelling(name))]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct_seeds)]
 ImageSizePx = Annotated[int, Field(ge=32, le=1024)]
 
 
-class ProbeRecipe(Options):
-    """Logistic regression on frozen features: the grid of C (inverse regularization) and the solver's limits."""
-
-    log10_c_min: float = Field(default=-5.0, ge=-10, le=10)
-    log10_c_max: float = Field(default=1.0, ge=-10, le=10)
-    points: int = Field(default=13, ge=1, le=100)
-    select_by: Literal["loss", "metric"] = "loss"
-    max_iterations: int = Field(default=1000, ge=1)
-    tolerance: float = Field(default=1e-4, gt=0)
-
-    @model_validator(mode="after")
-    def _grid_ascends(self) -> Self:
-        if self.log10_c_max < self.log10_c_min:
-            raise ValueError(f"log10_c_max {self.log10_c_max} is below log10_c_min {self.log10_c_min}; swap them")
-        if (self.points == 1) != (self.log10_c_min == self.log10_c_max):
-            raise ValueError(
-                f"points {self.points} does not fit the range {self.log10_c_min} to {self.log10_c_max}; "
-                "one point needs equal ends, several need different ends"
-            )
-        return self
-
-    @property
-    def log10_c_grid(self) -> tuple[float, ...]:
-        """The candidates, strongest regularization first."""
-        step = (self.log10_c_max - self.log10_c_min) / max(1, self.points - 1)
-        return tuple(round(self.log10_c_min + step * i, 6) for i in range(self.points))
-
-
 class Variant(Options):
     """One way of doing the job. `image_size_px` and `seeds` fall back on the experiment's."""
 
-    backbone: BackboneName
+    backbone: BackboneName = ""
+    model: str | None = Field(
+        default=None,
+        pattern=PLUGIN_NAME.pattern,
+        description="instead of backbone: module:callable of a network of your own (plugins.py)",
+    )
     mode: Mode
+    weights: str | None = Field(
+        default=None,
+        pattern=r"\.(safetensors|pth|pt|bin)$",
+        description="a file of pretrained weights to start from, instead of the published ones; relative to the project",
+    )
+    pretrained: bool = Field(default=True, description="false: mode finetune starts from random weights")
     image_size_px: ImageSizePx | None = None
     features: Features = "pooled"
     seeds: Seeds | None = None
+    tuned_by: str | None = Field(
+        default=None,
+        pattern="^[a-z0-9_]+$",
+        description="a search of `tune`, whose best options replace those said here",
+    )
     probe: ProbeRecipe | None = None
+    nearest_mean: NearestMeanRecipe | None = None
+    knn: KnnRecipe | None = None
+    lightgbm: LightgbmRecipe | None = None
     train: TrainRecipe | None = None
+    of: tuple[VariantName, ...] = Field(default=(), description="variants that a soup or ensemble is made of, all seeds")
+    combine: Combine | None = Field(
+        default=None,
+        description="of mode ensemble: mean of the probabilities (the default), mean with weights fitted on val, or vote",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_the_backbone(cls, given: Any) -> Any:
+        """A plug-in goes by its own name wherever a backbone does."""
+        if not isinstance(given, dict) or given.get("mode") in COMBINATION_MODES:
+            return given
+        backbone, model = given.get("backbone"), given.get("model")
+        if backbone and model and backbone != model:
+            raise ValueError("options 'backbone' and 'model' exclude each other; remove one")
+        if not (backbone or model):
+            raise ValueError("option 'backbone' is missing; name one, or code of your own as `model: module:callable`")
+        return {**given, "backbone": backbone or model}
+
+    @model_validator(mode="after")
+    def _backbone_can_do_it(self) -> Self:
+        if self.mode in COMBINATION_MODES:
+            return self
+        _require_start(self)
+        backbone = known_now(self.backbone)
+        if backbone is None:
+            return self
+        if backbone.is_plugin != (self.model is not None):
+            raise ValueError(f"backbone {self.backbone!r} is code of your own; name it as `model: {self.backbone}`")
+        if not (backbone.is_plugin and self.features == "pooled"):
+            backbone.dim(self.features)
+        if self.image_size_px is not None:
+            backbone.require_size(self.image_size_px)
+        return self
 
     @model_validator(mode="after")
     def _options_fit_the_mode(self) -> Self:
+        if self.mode in COMBINATION_MODES:
+            _require_members_alone(self)
+            return self
         _refuse_other_modes_options(self)
-        get_backbone(self.backbone).dim(self.features)
-        if self.mode != "linear_probe" and self.features != "pooled":
+        if self.mode not in FROZEN_MODES and self.features != "pooled":
             raise ValueError(
-                f"features {self.features!r} is for mode 'linear_probe'; a network trains on 'pooled' ones"
+                f"features {self.features!r} is for mode {' or '.join(map(repr, FROZEN_MODES))}; "
+                "a network trains on 'pooled' ones"
             )
-        if self.mode != "scratch" and get_backbone(self.backbone).weights is None:
-            raise ValueError(
-                f"mode {self.mode!r} starts from pretrained weights and backbone {self.backbone!r} has none; "
-                "use mode 'scratch' or a pretrained backbone"
-            )
+        recipe = getattr(self, RECIPE_OF_MODE[self.mode])
+        if isinstance(recipe, SlicedOptions):
+            recipe.choices_of(self.features)
         return self
 
 
+def _require_start(variant: Variant) -> None:
+    """What the network starts from has to be said, and said once."""
+    if variant.mode == "scratch" and variant.weights is not None:
+        raise ValueError("option 'weights' has no meaning in mode 'scratch'; remove it or use mode 'finetune'")
+    if not variant.pretrained and variant.mode != "finetune":
+        raise ValueError(f"option 'pretrained' false is for mode 'finetune', not for {variant.mode!r}; remove it")
+    if not variant.pretrained and variant.weights is not None:
+        raise ValueError("options 'weights' and 'pretrained' false exclude each other; remove one")
+    if variant.model is not None and variant.mode not in ("scratch", "finetune"):
+        raise ValueError(f"option 'model' is for modes 'scratch' and 'finetune', not for {variant.mode!r}")
+    backbone = known_now(variant.backbone)
+    published = backbone is None or backbone.has_weights
+    if variant.mode != "scratch" and variant.pretrained and variant.weights is None and not published:
+        raise ValueError(
+            f"mode {variant.mode!r} starts from pretrained weights and backbone {variant.backbone!r} has none; "
+            "use mode 'scratch' or a pretrained backbone, or name a file with `weights: PATH`"
+        )
+
+
+def _require_members_alone(variant: Variant) -> None:
+    """A combination is as its members are, down to the pixels; what it says of itself is how they come together."""
+    said = {"mode", "of", "combine"} if variant.mode == "ensemble" else {"mode", "of"}
+    if needless := sorted(variant.model_fields_set - said):
+        raise ValueError(
+            f"option {needless[0]!r} has no meaning in mode {variant.mode!r}, which says {', '.join(sorted(said))} alone; "
+            "remove it"
+        )
+    if not variant.of:
+        raise ValueError(f"option 'of' is missing; mode {variant.mode!r} needs the variants that it is made of")
+    if len(set(variant.of)) != len(variant.of):
+        raise ValueError(f"of {list(variant.of)} names one variant twice; name each once")
+
+
 def _refuse_other_modes_options(variant: Variant) -> None:
-    other = "train" if variant.mode == "linear_probe" else "probe"
-    if getattr(variant, other) is not None:
-        raise ValueError(f"option {other!r} has no meaning in mode {variant.mode!r}; remove it")
+    for combining in ("of", "combine"):
+        if combining in variant.model_fields_set:
+            raise ValueError(
+                f"option {combining!r} is for mode {' or '.join(map(repr, COMBINATION_MODES))}, not for {variant.mode!r}"
+            )
+    for other in DEFAULT_RECIPES:
+        if other != RECIPE_OF_MODE[variant.mode] and getattr(variant, other) is not None:
+            raise ValueError(f"option {other!r} has no meaning in mode {variant.mode!r}; remove it")
     train = variant.train
     if train is None:
         return
@@ -126,6 +224,7 @@ class Protocol(Options):
     resize: Resize = "squash"
     crop_to_box: CropToBox | None = None
     resample: bool = False
+    folds: int | None = None
 
 
 class ResolvedTrial(Options):
@@ -137,24 +236,55 @@ class ResolvedTrial(Options):
     seed: Seed
     metric: MetricName
     label_map_checksum: str = Field(pattern=r"^[0-9a-f]{64}$")
-    backbone: BackboneName
+    backbone: BackboneOrNone = Field(description="empty for an ensemble, whose members have their own")
     mode: Mode
-    pretrained_sha256: str | None
+    pretrained_sha256: Sha256 | None
+    plugin_sha256: Sha256 | None = Field(default=None, description="of the source of a plug-in's module")
+    architecture: Transformer | None = None
     preprocessing: Preprocessing
     features: Features = "pooled"
     split_seed: int | None = Field(
         default=None, description="the split is drawn with it; None is the dataset's own split"
     )
+    folds: int | None = Field(default=None, description="cross-validation; the seed says which fold is val")
     probe: ProbeRecipe | None
+    nearest_mean: NearestMeanRecipe | None = None
+    knn: KnnRecipe | None = None
+    lightgbm: LightgbmRecipe | None = None
     train: TrainRecipe | None
+    members: tuple[Member, ...] = Field(default=(), description="of a combination, in the order of their trials")
+    combine: Combine | None = None
 
     @model_validator(mode="after")
     def _one_recipe(self) -> Self:
-        wanted = "probe" if self.mode == "linear_probe" else "train"
-        given = [name for name in ("probe", "train") if getattr(self, name) is not None]
+        wanted = RECIPE_OF_MODE.get(self.mode, "members")
+        given = [name for name in (*DEFAULT_RECIPES, "members") if getattr(self, name)]
         if given != [wanted]:
             raise ValueError(f"mode {self.mode!r} is resolved with the recipe {wanted!r} alone, not with {given}")
+        alone = self.mode != "ensemble"
+        if alone != bool(self.backbone) or alone != (self.combine is None):
+            raise ValueError(
+                f"mode {self.mode!r} with backbone {self.backbone!r} and combine {self.combine!r}: an ensemble combines "
+                "and has no backbone of its own, every other mode has one"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A CNN's trial is written as before there were transformers, plug-ins and other heads, so that hashes stay."""
+        fields: dict[str, Any] = write(self)
+        later = ("plugin_sha256", "architecture", "folds", "nearest_mean", "knn", "lightgbm", "members", "combine")
+        return {k: v for k, v in fields.items() if (v is not None and v != ()) or k not in later}
+
+    @property
+    def starts_random(self) -> bool:
+        """A finetune of random weights: asked for, and worth a warning in the log."""
+        return self.mode == "finetune" and self.pretrained_sha256 is None
+
+    @property
+    def networks(self) -> tuple[ResolvedTrial, ...]:
+        """The trials that trained what this one is made of: itself, or its members."""
+        return tuple(member.trial for member in self.members) or (self,)
 
     @property
     def trial(self) -> str:
@@ -171,13 +301,30 @@ class ResolvedTrial(Options):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
+class Member(Options):
+    """A finished trial that a combination is made of: what it was asked to be, and the checkpoint that it became."""
+
+    trial: ResolvedTrial
+    config_hash: Sha256
+    checkpoint_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
 def trial_key(variant: str, seed: int) -> str:
     return f"{variant}__s{seed}"
 
 
-def resolve_trial(variant: Variant, *, name: str, seed: int, protocol: Protocol) -> ResolvedTrial:
-    """Fill in every default of `variant`, called `name`, for one seed under what its experiment fixes."""
-    weights = get_backbone(variant.backbone).weights if variant.mode != "scratch" else None
+class WeightsNotFound(ValueError):
+    """A trial starts from a file that nobody has looked for yet."""
+
+
+def resolve_trial(
+    variant: Variant, *, name: str, seed: int, protocol: Protocol, pretrained_sha256: str | None = None
+) -> ResolvedTrial:
+    """Fill in every default of `variant`, called `name`, for one seed under what its experiment fixes.
+
+    `pretrained_sha256` is that of `weight_files.weights_of(variant, ...)`; without it only packaged weights are known.
+    """
+    backbone = get_backbone(variant.backbone)
     return ResolvedTrial(
         dataset=protocol.dataset,
         experiment=protocol.experiment,
@@ -187,13 +334,27 @@ def resolve_trial(variant: Variant, *, name: str, seed: int, protocol: Protocol)
         label_map_checksum=protocol.label_map_checksum,
         backbone=variant.backbone,
         mode=variant.mode,
-        pretrained_sha256=weights.sha256 if weights else None,
+        pretrained_sha256=_start(variant, name, pretrained_sha256),
+        plugin_sha256=plugin_sha256(variant.model) if variant.model else None,
+        architecture=backbone.transformer,
         preprocessing=resolve_preprocessing(variant, protocol),
         features=variant.features,
         split_seed=seed if protocol.resample else None,
-        probe=(variant.probe or ProbeRecipe()) if variant.mode == "linear_probe" else None,
-        train=None if variant.mode == "linear_probe" else _resolve_train(variant),
+        folds=protocol.folds,
+        **_resolve_recipe(variant),
     )
+
+
+def _start(variant: Variant, name: str, given_sha256: str | None) -> str | None:
+    packaged = get_backbone(variant.backbone).weights
+    if variant.mode == "scratch" or not variant.pretrained:
+        return None
+    if given_sha256 is None and (variant.weights is not None or packaged is None):
+        raise WeightsNotFound(
+            f"variant {name!r}: {variant.weights or variant.backbone} is not known by its bytes yet; find it with "
+            "weight_files.weights_of and pass its sha256"
+        )
+    return given_sha256 or (packaged.sha256 if packaged else None)
 
 
 def resolve_preprocessing(variant: Variant, protocol: Protocol) -> Preprocessing:
@@ -206,8 +367,9 @@ def resolve_preprocessing(variant: Variant, protocol: Protocol) -> Preprocessing
     )
 
 
-def _resolve_train(variant: Variant) -> TrainRecipe:
-    recipe = variant.train or TrainRecipe()
+def _resolve_recipe(variant: Variant) -> dict[str, Any]:
+    name = RECIPE_OF_MODE[variant.mode]
+    recipe = getattr(variant, name) or DEFAULT_RECIPES[name]
     if variant.mode == "scratch":
         recipe = recipe.model_copy(update={"backbone_learning_rate_factor": 1.0})
-    return recipe
+    return {**dict.fromkeys(DEFAULT_RECIPES), name: recipe}

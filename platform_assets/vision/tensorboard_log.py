@@ -13,11 +13,13 @@ EVENT_FILE = "events.out.tfevents.0.kestrel"
 
 # Column of a history (one row an epoch) or of a probe's candidates (one row a value of C) to TensorBoard key.
 KEYS = {
-    "train_loss": "loss/train",
-    "val_loss": "loss/val",
-    "train_metric": "{metric}/train",
-    "val_metric": "{metric}/val",
-    "learning_rate": "learning_rate",
+    "train_loss": "train/loss",
+    "val_loss": "val/loss",
+    "train_metric": "train/{metric}",
+    "val_metric": "val/{metric}",
+    "learning_rate": "lr",
+    "images_per_second": "images_per_second",
+    "gradient_norm": "gradient_norm",
     "log10_c": "log10_c",
 }
 
@@ -25,7 +27,7 @@ KEYS = {
 def write_tensorboard(folder: Path, history: pl.DataFrame, *, metric: str) -> Path:
     """Write EVENT_FILE into `folder`: the KEYS by epoch, by grid point for a probe. Returns its path.
 
-    The wall time of an event is its step, so that the same trial gives the same bytes.
+    The wall time of an event is its step, so that the same history gives the same bytes.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -44,8 +46,10 @@ def write_tensorboard(folder: Path, history: pl.DataFrame, *, metric: str) -> Pa
 
 
 def _scalars(history: pl.DataFrame, metric: str) -> Iterator[tuple[int, str, float]]:
+    """Step, key and value of what there is: a cell without a value is no event."""
     steps = history["epoch"].to_list() if "epoch" in history.columns else range(1, history.height + 1)
     for column, key in KEYS.items():
         if column in history.columns:
             for step, value in zip(steps, history[column], strict=True):
-                yield step, key.format(metric=metric), float(value)
+                if value is not None:
+                    yield step, key.format(metric=metric), float(value)

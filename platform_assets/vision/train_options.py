@@ -84,6 +84,10 @@ class LossOptions(Options):
         self._refuse_without(
             "effective_number_beta", "class_weights: effective_number", when=self.class_weights == "effective_number"
         )
+        if self.sampler == "balanced" and self.logit_adjustment > 0:
+            raise ValueError(
+                f"sampler 'balanced' and logit_adjustment {self.logit_adjustment} correct for the same priors twice; use one"
+            )
         for option in ("distill_weight", "distill_temperature"):
             self._refuse_without(option, "distill_from", when=self.distill_from is not None)
         return self
@@ -94,6 +98,15 @@ class AugmentOptions(Options):
 
     augmentation: Augmentation = "crop_flip"
     crop_area_min: float = Field(default=0.5, gt=0, le=1, description="smallest share of the area that crop_flip keeps")
+    crop_scale: float = Field(
+        default=1.0,
+        ge=1,
+        le=3,
+        description="crops are cut from pictures this much larger, so that small boxes stay sharp",
+    )
+    color_jitter: float = Field(
+        default=0.0, ge=0, lt=1, description="brightness, contrast and saturation change by up to this share"
+    )
     randaugment: int = Field(
         default=0, ge=0, le=30, description="magnitude (Cubuk et al. 2020, arXiv 1909.13719); 0 is off"
     )
@@ -106,7 +119,8 @@ class AugmentOptions(Options):
 
     @model_validator(mode="after")
     def _options_of_other_augmentations(self) -> Self:
-        self._refuse_without("crop_area_min", "augmentation: crop_flip", when=self.augmentation == "crop_flip")
+        for option in ("crop_area_min", "crop_scale"):
+            self._refuse_without(option, "augmentation: crop_flip", when=self.augmentation == "crop_flip")
         self._refuse_without("randaugment_ops", "randaugment", when=self.randaugment > 0)
         return self
 
@@ -158,8 +172,6 @@ class TrainRecipe(OptimizerOptions, LossOptions, AugmentOptions, ExecutionOption
                 f"batch_size {self.batch_size} does not part into accumulate {self.accumulate} x devices {self.devices} "
                 "batches of two images or more; choose a multiple"
             )
-        if self.mixes and self.loss == "focal":
-            raise ValueError("loss 'focal' is of one class an image; with mixup or cutmix use cross_entropy")
         return self
 
     def describe(self) -> dict[str, Any]:

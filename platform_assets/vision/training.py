@@ -1,49 +1,55 @@
-"""The training loop: one classifier, two parts, one recipe; it goes on exactly where a killed run left it."""
+"""One training as one call: a classifier, two parts and a recipe in, the best weights out; it resumes where it was ended."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
+from torch import nn
 
-from platform_assets.vision.datasets import Batch, LabelledImages, batches_per_epoch, epoch_batches
+from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.devices import Device
-from platform_assets.vision.evaluation import predict
-from platform_assets.vision.models import Classifier, place
+from platform_assets.vision.distributed import ALONE, require_devices
+from platform_assets.vision.interruption import sigterm_exits
+from platform_assets.vision.models import Classifier
+from platform_assets.vision.precision import require_precision
 from platform_assets.vision.recipes import MetricName
-from platform_assets.vision.scores import cross_entropy, score
 from platform_assets.vision.train_options import TrainRecipe
-from platform_assets.vision.training_state import EpochRow, Progress, TrainingState, fingerprint_of
+from platform_assets.vision.training_job import Job, Listener
+from platform_assets.vision.training_loop import finished, out_of_patience, run_training
+from platform_assets.vision.training_pace import PaceReport
+from platform_assets.vision.training_state import EpochRow, Progress, fingerprint_of
+from platform_assets.vision.training_step import Teacher, kept
 from platform_assets.vision.weights import weights_sha256
 
-
-class NonFiniteLoss(ValueError):
-    """The training loss became NaN or infinite; `image_ids` are those of the batch."""
-
-    def __init__(self, message: str, image_ids: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.image_ids = image_ids
+SAVE_EVERY_SECONDS = 60.0
+# Raised when the loop's arithmetic changes, so that a state of the old one is not gone on from.
+_LOOP_REVISION = 2
 
 
-class TrainingStopped(RuntimeError):
-    """The training was asked to stop; the epochs done are saved and the next call goes on from there."""
+class TeacherMismatch(ValueError):
+    """A teacher without distill_from in the recipe, or the reverse."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training went. `history` has one row per epoch (see EpochRow), those before a resumption included."""
+    """How a training went, the calls before a resumption included.
+
+    `history` has one row per epoch (see EpochRow), `gradient_norm` with `clip_norm` alone. `best` and `last` are state
+    dicts on the CPU, of the best epoch on val and of the last one; with `ema_decay` both are moving averages.
+    """
 
     history: pl.DataFrame
     best_epoch: int
     stopped_early: bool
     resumed_from_epoch: int
+    resumed_from_step: int
+    best: dict[str, torch.Tensor]
+    last: dict[str, torch.Tensor]
 
 
 def train(
@@ -57,195 +63,116 @@ def train(
     device: Device,
     work_dir: Path,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    on_progress: Callable[[PaceReport], None] | None = None,
     stop_requested: Callable[[], bool] | None = None,
+    teacher: Teacher | None = None,
+    workers: int = 0,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> TrainResult:
     """Train `classifier` in place and leave it with the weights of its best epoch on val, in evaluation mode.
 
-    After each epoch the whole state is saved in `work_dir`; a later call with the same arguments goes on from there and
-    on a CPU ends with the same weights, bit for bit. State of another training is passed over. Whatever ends the
-    process, at most the current epoch is lost. `on_epoch` hears of the epochs of this call alone, after they are saved.
+    The whole state is saved in `work_dir` every `save_every_seconds`, after each epoch, and when a stop request, an
+    error between two steps, Ctrl-C or SIGTERM ends the training; a later call with the same arguments goes on from there
+    and on a CPU with as many threads ends with the same weights, bit for bit. State of another training is passed over.
 
-    Raises NonFiniteLoss, and TrainingStopped soon after `stop_requested` says so.
+    `on_epoch` hears of the epochs of this call alone, after they are saved; `on_progress` every two seconds. `teacher`
+    gives logits for the very images the classifier sees, augmented, as 0 to 255; give a torch module, so that another
+    teacher's training is not gone on from. `workers` threads load ahead, which changes no result. With `devices` over 1
+    the ranks are processes of their own, and the callbacks are still called here.
+
+    Raises PrecisionNotSupported, NotEnoughDevices, NotOfThisBackbone and TeacherMismatch before the first step, then
+    NonFiniteLoss, TrainingOutOfMemory, RankFailed, and TrainingStopped soon after `stop_requested` says so.
     """
+    require_precision(recipe, device)
+    require_devices(recipe, device)
+    _require_teacher(recipe, teacher)
     work_dir.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(classifier, train_part, val_part, recipe, metric, seed, device)
-    loop = _Loop(classifier, recipe, len(train_part), seed=seed, device=device)
-    state = TrainingState(work_dir, fingerprint)
-    progress = loop.resume(state)
-    resumed_from_epoch = progress.epoch
-    while not _finished(progress, recipe, loop.total_steps):
-        row, steps = loop.run_epoch(progress, train_part, val_part, metric, stop_requested)
-        progress = progress.after(row, steps=steps)
-        loop.keep_best(progress)
-        state.save(progress, loop.tensors())
-        if on_epoch is not None:
-            on_epoch(row)
-    classifier.load_state_dict(loop.best)
-    classifier.eval()
+    job = Job(
+        classifier=classifier,
+        train_part=train_part,
+        val_part=val_part,
+        recipe=recipe,
+        metric=metric,
+        seed=seed,
+        device=device,
+        work_dir=work_dir,
+        fingerprint="",
+        teacher=teacher,
+        workers=workers,
+        save_every_seconds=save_every_seconds,
+    )
+    job = replace(job, fingerprint=_fingerprint(job))
+    saved = job.state.load()
+    resumed_from = saved[0] if saved else Progress()
+    if not finished(resumed_from, job):
+        listener = Listener(on_epoch or _ignored, on_progress or _ignored, stop_requested or _never)
+        with sigterm_exits():
+            _run(job, listener)
+    return _result(job, resumed_from)
+
+
+def _run(job: Job, listener: Listener) -> None:
+    if job.recipe.devices == 1:
+        run_training(job, listener, ALONE)
+        return
+    from platform_assets.vision.rank_processes import run_ranks
+
+    run_ranks(job, listener)
+
+
+def _result(job: Job, resumed_from: Progress) -> TrainResult:
+    """From the saved state, into which every process of a training has put its end."""
+    saved = job.state.load()
+    assert saved is not None, f"no state in {job.work_dir} after its training"
+    progress, tensors = saved
+    # Copies: what is loaded is a view of the file.
+    best, last = ({name: tensor.clone() for name, tensor in of.items()} for of in (tensors["best"], kept(tensors)))
+    job.classifier.load_state_dict(best)
+    job.classifier.eval()
+    history = pl.DataFrame([row.model_dump() for row in progress.history])
     return TrainResult(
-        history=pl.DataFrame([row.model_dump() for row in progress.history]),
+        history=history if job.recipe.clip_norm is not None else history.drop("gradient_norm"),
         best_epoch=progress.best_epoch,
-        stopped_early=_out_of_patience(progress, recipe) and progress.epoch < recipe.epochs,
-        resumed_from_epoch=resumed_from_epoch,
+        stopped_early=out_of_patience(progress, job.recipe) and progress.epoch < job.recipe.epochs,
+        resumed_from_epoch=resumed_from.epoch,
+        resumed_from_step=resumed_from.steps,
+        best=best,
+        last=last,
     )
 
 
-def _finished(progress: Progress, recipe: TrainRecipe, total_steps: int) -> bool:
-    return progress.steps >= total_steps or _out_of_patience(progress, recipe)
+def _ignored(_: object) -> None:
+    """Nobody listens."""
 
 
-def _out_of_patience(progress: Progress, recipe: TrainRecipe) -> bool:
-    return progress.epoch - progress.best_epoch >= recipe.patience_epochs
+def _never() -> bool:
+    return False
 
 
-class _Loop:
-    """The mutable things of one training: classifier, optimizer and the best weights so far."""
-
-    def __init__(
-        self, classifier: Classifier, recipe: TrainRecipe, train_images: int, *, seed: int, device: Device
-    ) -> None:
-        self.classifier = place(classifier, device)
-        self.recipe = recipe
-        self.seed = seed
-        self.device: Device = device
-        self.optimizer = torch.optim.AdamW(_parameter_groups(classifier, recipe), lr=recipe.learning_rate)
-        self.best: dict[str, torch.Tensor] = {}
-        self.epoch_steps = batches_per_epoch(train_images, recipe.batch_size)
-        self.total_steps = min(recipe.epochs * self.epoch_steps, recipe.max_steps or 2**62)
-
-    def tensors(self) -> dict[str, Any]:
-        return {"model": self.classifier.state_dict(), "best": self.best, "optimizer": self.optimizer.state_dict()}
-
-    def resume(self, state: TrainingState) -> Progress:
-        saved = state.load()
-        if saved is None:
-            return Progress()
-        progress, tensors = saved
-        self.classifier.load_state_dict(tensors["model"])
-        self.optimizer.load_state_dict(tensors["optimizer"])
-        self.best = tensors["best"]
-        return progress
-
-    def keep_best(self, progress: Progress) -> None:
-        if progress.best_epoch == progress.epoch:
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
-
-    def run_epoch(
-        self,
-        progress: Progress,
-        train_part: LabelledImages,
-        val_part: LabelledImages,
-        metric: MetricName,
-        stop_requested: Callable[[], bool] | None,
-    ) -> tuple[EpochRow, int]:
-        """One pass over train and one over val; the row of the epoch and the steps it took."""
-        started, epoch = time.perf_counter(), progress.epoch + 1
-        torch.manual_seed(_torch_seed(self.seed, epoch))
-        self.classifier.train()
-        step, summed_loss, images = progress.steps, 0.0, 0
-        for batch in self._batches(train_part, epoch):
-            if step >= self.total_steps:
-                break
-            if stop_requested is not None and stop_requested():
-                raise TrainingStopped(f"stopped on request in epoch {epoch}; epochs 1 to {progress.epoch} are saved")
-            summed_loss += self._step(batch, train_part, epoch, step) * len(batch.rows)
-            images, step = images + len(batch.rows), step + 1
-        logits_nk = predict(self.classifier, val_part.images_nchw, device=self.device)
-        row = EpochRow(
-            epoch=epoch,
-            train_loss=summed_loss / images,
-            val_loss=cross_entropy(logits_nk, val_part.labels_n),
-            val_metric=score(logits_nk, val_part.labels_n, metric),
-            learning_rate=self.recipe.learning_rate * self._rate_factor(step - 1),
-            seconds=time.perf_counter() - started,
-        )
-        return row, step - progress.steps
-
-    def _batches(self, part: LabelledImages, epoch: int) -> Iterator[Batch]:
-        return epoch_batches(
-            part,
-            batch_size=self.recipe.batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            augmentation=self.recipe.augmentation,
+def _require_teacher(recipe: TrainRecipe, teacher: Teacher | None) -> None:
+    if recipe.distill_from is None and teacher is not None:
+        raise TeacherMismatch("a teacher is given and the recipe has no distill_from; set it, or give no teacher")
+    if recipe.distill_from is not None and teacher is None:
+        raise TeacherMismatch(
+            f"distill_from {recipe.distill_from!r} is set and no teacher is given; load it and give it"
         )
 
-    def _step(self, batch: Batch, part: LabelledImages, epoch: int, step: int) -> float:
-        """One optimizer step; the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * group["rate_share"] * self._rate_factor(step)
-        logits_bk = self.classifier(batch.images_bchw.to(self.device))
-        loss = torch.nn.functional.cross_entropy(
-            logits_bk, batch.labels_b.to(self.device), label_smoothing=self.recipe.label_smoothing
-        )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise _non_finite(value, tuple(part.image_ids[row] for row in batch.rows), epoch, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
-        return value
 
-    def _rate_factor(self, step: int) -> float:
-        warmup_steps = round(self.recipe.warmup_epochs * self.epoch_steps)
-        return rate_factor(step, total_steps=self.total_steps, warmup_steps=warmup_steps)
-
-
-def rate_factor(step: int, *, total_steps: int, warmup_steps: int) -> float:
-    """Share of the base rate at a step counted from 0: linear up to 1, then half a cosine down towards 0."""
-    warmup_steps = min(warmup_steps, total_steps // 2)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _parameter_groups(classifier: Classifier, recipe: TrainRecipe) -> list[dict[str, Any]]:
-    """Four groups: backbone and head, matrices with weight decay and vectors (norms, biases) without."""
-    groups: list[dict[str, Any]] = []
-    for module, rate_share in ((classifier.backbone, recipe.backbone_learning_rate_factor), (classifier.head, 1.0)):
-        parameters = list(module.parameters())
-        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups.append({"params": matrices, "weight_decay": recipe.weight_decay, "rate_share": rate_share})
-        groups.append({"params": vectors, "weight_decay": 0.0, "rate_share": rate_share})
-    return groups
-
-
-def _non_finite(value: float, image_ids: tuple[str, ...], epoch: int, step: int) -> NonFiniteLoss:
-    return NonFiniteLoss(
-        f"training loss is {value} in epoch {epoch}, step {step}, on the images {', '.join(image_ids)}; "
-        "lower learning_rate or look at these images",
-        image_ids,
-    )
-
-
-def _torch_seed(seed: int, epoch: int) -> int:
-    """Seed of what is random inside the network (dropout) in one epoch."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7])
-
-
-def _fingerprint(
-    classifier: Classifier,
-    train_part: LabelledImages,
-    val_part: LabelledImages,
-    recipe: TrainRecipe,
-    metric: MetricName,
-    seed: int,
-    device: Device,
-) -> str:
+def _fingerprint(job: Job) -> str:
     """What the final weights follow from, the torch version included."""
     return fingerprint_of(
         {
-            "start": weights_sha256(classifier),
-            "preprocessing": classifier.preprocessing.preprocessing_id,
-            "train": _part_sha256(train_part),
-            "val": _part_sha256(val_part),
-            "recipe": recipe.model_dump(mode="json"),
-            "metric": metric,
-            "seed": seed,
-            "device": device,
+            "start": weights_sha256(job.classifier),
+            "preprocessing": job.classifier.preprocessing.preprocessing_id,
+            "train": _part_sha256(job.train_part),
+            "val": _part_sha256(job.val_part),
+            "recipe": job.recipe.model_dump(mode="json"),
+            "teacher": weights_sha256(job.teacher) if isinstance(job.teacher, nn.Module) else None,
+            "metric": job.metric,
+            "seed": job.seed,
+            "device": job.device,
             "torch": torch.__version__,
+            "loop": _LOOP_REVISION,
         }
     )
 

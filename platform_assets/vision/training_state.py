@@ -20,7 +20,11 @@ class UnreadableTrainingState(ValueError):
 
 
 class EpochRow(BaseModel):
-    """One epoch: mean training loss (label smoothing included), val loss in nats, the val metric, the last rate."""
+    """One epoch: mean training loss (as optimised), val loss in nats, the val metric, the base rate of its last step.
+
+    `seconds` are those of training and evaluation; `images_per_second` that of training alone. `gradient_norm` is the
+    mean over the steps, before clipping, where gradients are clipped.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,15 +34,55 @@ class EpochRow(BaseModel):
     val_metric: float
     learning_rate: float
     seconds: float
+    images_per_second: float
+    gradient_norm: float | None = None
+
+
+class StepFigures(BaseModel):
+    """One optimizer step: mean loss over its images, and the norm of its gradients where that was needed and finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: float
+    images: int
+    gradient_norm: float | None = None
+
+
+class EpochSums(BaseModel):
+    """Sums over the steps of an epoch under way; `loss` is weighted by images, `norms` counts the `gradient_norm`s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = 0
+    loss: float = 0.0
+    norms: int = 0
+    gradient_norm: float = 0.0
+    seconds: float = 0.0
+
+    def plus(self, step: StepFigures, seconds: float) -> Self:
+        measured = step.gradient_norm is not None
+        return self.model_copy(
+            update={
+                "images": self.images + step.images,
+                "loss": self.loss + step.loss * step.images,
+                "norms": self.norms + measured,
+                "gradient_norm": self.gradient_norm + (step.gradient_norm or 0.0),
+                "seconds": self.seconds + seconds,
+            }
+        )
 
 
 class Progress(BaseModel):
-    """The epochs done. The best has the highest val metric; equals go to the lower val loss, then the earlier epoch."""
+    """Optimizer steps taken in all, the epochs done and the sums of the one under way.
+
+    The best epoch has the highest val metric; equals go to the lower val loss, then the earlier epoch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = 0
     history: tuple[EpochRow, ...] = ()
+    sums: EpochSums = EpochSums()
 
     @property
     def epoch(self) -> int:
@@ -48,8 +92,11 @@ class Progress(BaseModel):
     def best_epoch(self) -> int:
         return max(self.history, key=lambda row: (row.val_metric, -row.val_loss)).epoch if self.history else 0
 
-    def after(self, row: EpochRow, *, steps: int) -> Self:
-        return self.model_copy(update={"steps": self.steps + steps, "history": (*self.history, row)})
+    def after_step(self, step: StepFigures, seconds: float) -> Self:
+        return self.model_copy(update={"steps": self.steps + 1, "sums": self.sums.plus(step, seconds)})
+
+    def after_epoch(self, row: EpochRow) -> Self:
+        return self.model_copy(update={"history": (*self.history, row), "sums": EpochSums()})
 
 
 class TrainingState:
@@ -75,7 +122,8 @@ class TrainingState:
             return None
         if not zipfile.is_zipfile(self.path):
             raise UnreadableTrainingState(f"{self.path} is not a training state; delete it to train from the start")
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        # Mapped: who asks for the progress alone does not read gigabytes of tensors. A renamed file stays readable.
+        content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         if content["fingerprint"] != self.fingerprint:
             return None
         return Progress.model_validate_json(content["progress"]), content["tensors"]

@@ -1,7 +1,8 @@
-"""The whole linear probe, embeddings and three seeds, beside the same probe as a torch loop through the frozen backbone."""
+"""Heads on frozen features: the linear probe beside a torch loop through the backbone, and every head on cached vectors."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.embeddings import EmbeddingCache
-from platform_assets.vision.fitting import Pixels, features_of, fit_probe_trial, part_labels
+from platform_assets.vision.fitting import features_of, fit_probe_trial, part_labels
+from platform_assets.vision.heads import logits_of_features
 from platform_assets.vision.models import build_classifier, place
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.pixels import Pixels
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, Variant, resolve_trial
 from platform_assets.vision.scanning import scan
 from platform_assets.vision.scores import score
 from platform_assets.vision.sources import source_root
 from platform_assets.vision.splits import assign_splits
+from platform_tests.benchmarks import bench_grocery
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, embed_frozen
 
 EPOCHS, BATCH = 5, 32
@@ -50,7 +55,7 @@ def test_bench_probe__ten_times_faster_than_through_the_backbone_every_epoch(tmp
     our_seconds = time.monotonic() - started
 
     started = time.monotonic()
-    pixels = Pixels(root)
+    pixels = Pixels(root, spill=Path(tempfile.mkdtemp()))
     usual = [_usual(t, r, pixels, found.label_map) for t, r in zip(trials, splits, strict=True)]
     usual_seconds = time.monotonic() - started
 
@@ -102,3 +107,48 @@ def _usual(trial: ResolvedTrial, records: object, pixels: Pixels, label_map: obj
 def _logits(classifier: torch.nn.Module, features: object, rows: np.ndarray) -> torch.Tensor:
     with torch.inference_mode():
         return torch.cat([classifier.head(features(part)) for part in np.array_split(rows, -(-len(rows) // BATCH))])
+
+
+DINOV2_GRID = {"log10_c_min": -6, "log10_c_max": 5, "points": 45}
+# Lowest top-1 on the official test part, lite0 at 224 px, features of stages; log10 C and the parts are chosen on val.
+HEADS: dict[str, tuple[dict[str, object], float]] = {
+    "nearest_mean": ({"mode": "nearest_mean"}, 0.66),
+    "knn": ({"mode": "knn"}, 0.64),
+    "probe": ({"mode": "linear_probe"}, 0.75),
+    "probe, 45 C": ({"mode": "linear_probe", "probe": DINOV2_GRID}, 0.75),
+    "probe, 45 C x 3 parts": ({"mode": "linear_probe", "probe": {**DINOV2_GRID, "feature_choices": "all"}}, 0.75),
+    "lightgbm": ({"mode": "lightgbm"}, 0.66),
+}
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not bench_grocery.GROCERY.is_dir(), reason="the grocery photographs do not lie beside the project")
+def test_bench_probe__every_head_on_vectors_that_are_there(tmp_path: Path) -> None:
+    dataset = VisionDatasetSpec.model_validate(bench_grocery.DATASET["attributes"])
+    root = source_root(dataset.source, tmp_path)
+    found = scan(dataset.source.read(root), root)
+    records = assign_splits(found.records, dataset.split)
+    protocol = Protocol(
+        dataset="grocery",
+        experiment="heads",
+        metric="top1",
+        label_map_checksum=found.label_map.checksum,
+        image_size_px=224,
+        resize="shorter_side",
+    )
+    vectors = None
+    print("\n| head | fit, CPU s | chosen | val top-1 | test top-1 |")
+    for name, (options, lowest) in HEADS.items():
+        variant = Variant.model_validate({"backbone": "tf_efficientnet_lite0", "features": "stages", **options})
+        trial = resolve_trial(variant, name="head", seed=0, protocol=protocol)
+        if vectors is None:
+            vectors = embed_frozen(trial, records, root, EmbeddingCache(tmp_path))
+        started = time.process_time()
+        fitted = fit_probe_trial(trial, records, vectors, found.label_map)
+        seconds = time.process_time() - started
+        rows, labels = part_labels(records, "test", found.label_map)
+        top1 = score(logits_of_features(fitted.classifier.head, features_of(records, vectors)[rows]), labels, "top1")
+        chosen = fitted.history.filter("chosen").row(0, named=True)
+        print(f"| {name} | {seconds:.1f} | {fitted.summary} | {chosen['val_metric']:.4f} | {top1:.4f} |")
+        assert top1 >= lowest

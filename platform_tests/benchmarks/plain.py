@@ -28,9 +28,11 @@ from platform_assets.vision.comparison import choose_champion, leaderboard, tria
 from platform_assets.vision.dataset_diff import diff
 from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
 from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
-from platform_assets.vision.fitting import Pixels, features_of, fit_network_trial, fit_probe_trial
+from platform_assets.vision.fitting import features_of, fit_probe_trial
 from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
 from platform_assets.vision.models import Classifier
+from platform_assets.vision.network_fitting import fit_network_trial
+from platform_assets.vision.pixels import Pixels
 from platform_assets.vision.profile import profile
 from platform_assets.vision.quality.findings import Findings
 from platform_assets.vision.quality.image_faults import image_faults
@@ -56,7 +58,7 @@ class Plain:
         self.runs = Runs(f"sqlite:///{out / 'mlflow.db'}", artifact_root=str(out / "artifacts"))
         self.cache = EmbeddingCache(out / "cache")
         self.root = source_root(DATASET.source, out)
-        self.pixels = Pixels(self.root)
+        self.pixels = Pixels(self.root, spill=out / "decoded")
         self.vectors: dict[Frozen, pl.DataFrame] = {}
         self.rows: list[pl.DataFrame] = []
         self.predictions: dict[str, pl.DataFrame] = {}

@@ -107,6 +107,23 @@ def test_import__loads_neither_mlflow_nor_dagster() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_record_trial__a_search_is_the_parent_of_its_trials(runs: Runs) -> None:
+    without = {"leaves_checkpoint": False, "checkpoint_id": None, "folder_url": None}
+    parent = runs.record_trial(trial(partition="tuning_rates", **without))
+    children = [
+        runs.record_trial(trial(partition=f"tuning_rates__{number}", parent_run_id=parent, **without))
+        for number in range(2)
+    ]
+    found = client(runs).search_runs(
+        [client(runs).get_experiment_by_name("elpv/binary").experiment_id], f"tags.mlflow.parentRunId = '{parent}'"
+    )
+    assert {run.info.run_id for run in found} == set(children)
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert "mlflow.parentRunId" not in client(runs).get_run(parent).data.tags
+    with pytest.raises(ValidationError, match="FINISHED needs checkpoint_id"):
+        trial(**{**without, "leaves_checkpoint": True})
+
+
 def test_record_trial__everything_stands_in_the_run(runs: Runs) -> None:
     run = client(runs).get_run(runs.record_trial(trial()))
     assert run.info.status == "FINISHED"
@@ -157,7 +174,7 @@ def test_record_trial__retry_after_a_failure_continues_the_run(runs: Runs, statu
 
 
 def test_record_trial__run_left_by_a_killed_process_is_completed(runs: Runs) -> None:
-    left = client(runs).create_experiment("elpv/binary")
+    left = client(runs).create_experiment("elpv/binary", artifact_location=f"{runs.artifact_root}/left")
     run = client(runs).create_run(left, tags=trial().identity)
     assert runs.record_trial(trial()) == run.info.run_id
     assert client(runs).get_run(run.info.run_id).info.status == "FINISHED"

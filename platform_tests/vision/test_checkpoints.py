@@ -25,8 +25,12 @@ from platform_assets.vision.checkpoints import (
     save_checkpoint,
 )
 from platform_assets.vision.label_map import BadLabelMap, LabelMap, LabelMapMismatch
-from platform_assets.vision.models import Classifier, place
+from platform_assets.vision.models import Classifier, initial_classifier, place
+from platform_assets.vision.recipes import Variant, resolve_trial
+from platform_assets.vision.weight_files import WeightPlaces, weights_of
+from platform_assets.vision.weights import load_backbone
 from platform_tests.vision.shapes import (
+    PROTOCOL,
     SHAPES,
     coloured_shapes,
     randomise_batch_norms,
@@ -161,4 +165,66 @@ def test_load_classifier__verifies_names_shapes_and_types(
     tensors = {name: tensor for name, tensor in (load_file(path) | change).items() if tensor is not None}
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=said):
+        load_classifier(tmp_path)
+
+
+PLUGIN = """
+from torch import nn
+
+
+class Small(nn.Sequential):
+    feature_dim = 8
+
+
+def build(image_size_px):
+    return Small(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def _saved_variant(folder: Path, variant: Variant) -> Classifier:
+    found = weights_of(variant, WeightPlaces(folder, folder))
+    sha256 = found.sha256 if found else None
+    trial = resolve_trial(variant, name="v", seed=0, protocol=PROTOCOL, pretrained_sha256=sha256)
+    classifier = initial_classifier(trial, len(SHAPES.names), found)
+    randomise_batch_norms(classifier)
+    save_checkpoint(classifier, folder / "ckpt", label_map=SHAPES, trial=trial)
+    return classifier
+
+
+def test_load_classifier__of_a_transformer_needs_the_folder_alone(tmp_path: Path) -> None:
+    """The position embeddings were resampled from another grid, and the pretrained file is gone."""
+    torch.manual_seed(7)
+    save_file(load_backbone("timm/test_vit", pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    classifier = _saved_variant(tmp_path, Variant(backbone="timm/test_vit", mode="finetune", weights="w.safetensors"))
+    (tmp_path / "w.safetensors").unlink()
+    with torch.inference_mode():
+        assert torch.equal(load_classifier(tmp_path / "ckpt")(IMAGES_BCHW), classifier(IMAGES_BCHW))
+    trial = read_trial(tmp_path / "ckpt")
+    assert trial.architecture is not None
+    heads = trial.architecture.model_copy(update={"heads": 4})
+    save_checkpoint(
+        classifier, tmp_path / "ckpt", label_map=SHAPES, trial=trial.model_copy(update={"architecture": heads})
+    )
+    with pytest.raises(CheckpointError, match=r"backbone 'timm/test_vit' was .*heads=4 .*, here it is .*heads=2"):
+        load_classifier(tmp_path / "ckpt")
+
+
+def test_load_classifier__of_a_plug_in_wants_the_code_that_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "kestrel_test_checkpoint_plugin.py"
+    source.write_text(PLUGIN)
+    classifier = _saved_variant(tmp_path, Variant(model=f"{source.stem}:build", mode="scratch"))
+    with torch.inference_mode():
+        assert torch.equal(load_classifier(tmp_path / "ckpt")(IMAGES_BCHW), classifier(IMAGES_BCHW))
+    source.write_text(PLUGIN.replace("ReLU", "GELU"))
+    with pytest.raises(CheckpointError, match=r"kestrel_test_checkpoint_plugin:build has changed since .* train again"):
+        load_classifier(tmp_path / "ckpt")
+
+
+def test_load_classifier__missing_weights_are_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"ckpt\.safetensors is missing; restore it from its output folder"):
         load_classifier(tmp_path)

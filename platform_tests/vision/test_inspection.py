@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from platform_assets.vision import inspection
+from platform_assets.vision import file_facts, inspection
 from platform_assets.vision.inspection import FACTS_SCHEMA, in_threads, inspect_files
 from platform_tests.vision.pictures import png, write
 
@@ -51,6 +51,17 @@ def test_inspect__a_row_a_file_and_facts_once_a_content(folder: Path) -> None:
     assert by_path["01.png"] == (hashlib.sha256(png(1)).hexdigest(), None)
 
 
+def test_inspect__packs_of_any_size_give_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 40 files in tasks of 16: packs of one task, of two and of all.
+    found = []
+    for files in (1, 17, 1000):
+        monkeypatch.setattr(inspection, "_FILES_PER_PACK", files)
+        found.append(inspect_files(folder, names(folder), threads=2))
+    for other in found[1:]:
+        assert_frame_equal(other.files, found[0].files)
+        assert_frame_equal(other.facts, found[0].facts)
+
+
 def test_inspect__of_nothing(tmp_path: Path) -> None:
     found = inspect_files(tmp_path, [])
     assert (found.files.height, found.facts.height, found.files_read) == (0, 0, 0)
@@ -60,7 +71,7 @@ def test_inspect__unexpected_error_names_the_file(folder: Path, monkeypatch: pyt
     def break_down(data: bytes, **_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(inspection, "inspect_image", break_down)
+    monkeypatch.setattr(file_facts, "inspect_image", break_down)
     with pytest.raises(KeyError) as caught:
         inspect_files(folder, ["01.png"])
     assert caught.value.__notes__ == [f"while reading {folder / '01.png'}"]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.models import HeadDoesNotFit, build_classifier, place
-from platform_assets.vision.weights import weights_sha256
-from platform_tests.vision.shapes import PREPROCESSING, coloured_shapes, randomise_batch_norms, small_classifier
+from platform_assets.vision.models import HeadDoesNotFit, build_classifier, initial_classifier, place
+from platform_assets.vision.plugins import BadPlugin
+from platform_assets.vision.recipes import ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.weight_files import WeightPlaces, WeightsChanged, WeightsFile, weights_of
+from platform_assets.vision.weights import load_backbone, weights_sha256
+from platform_tests.vision.shapes import (
+    PREPROCESSING,
+    PROTOCOL,
+    coloured_shapes,
+    randomise_batch_norms,
+    small_classifier,
+)
 
 IMAGES_BCHW = torch.from_numpy(coloured_shapes(4, seed=0).images_nchw)
 
@@ -80,3 +92,44 @@ def test_place__changes_the_layout_and_not_the_answer() -> None:
         after = place(classifier, "cpu")(IMAGES_BCHW)
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
     assert classifier.get_parameter("backbone.stem.0.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def _trial(variant: Variant, places: WeightPlaces) -> tuple[ResolvedTrial, WeightsFile | None]:
+    found = weights_of(variant, places)
+    sha256 = found.sha256 if found else None
+    return resolve_trial(variant, name="v", seed=3, protocol=PROTOCOL, pretrained_sha256=sha256), found
+
+
+def test_initial_classifier__starts_from_the_file_of_its_variant(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    stored = load_backbone("timm/test_vit", pretrained=False, image_size_px=64)
+    save_file(stored.state_dict(), tmp_path / "w.safetensors")
+    variant = Variant(backbone="timm/test_vit", mode="finetune", weights="w.safetensors")
+    trial, found = _trial(variant, WeightPlaces(tmp_path, tmp_path / "data"))
+    classifier = initial_classifier(trial, 3, found)
+    assert classifier(IMAGES_BCHW).shape == (4, 3)
+    blocks = classifier.backbone.get_submodule("blocks")
+    assert weights_sha256(blocks) == weights_sha256(stored.get_submodule("blocks"))
+    with pytest.raises(WeightsChanged, match=r"trial v__s3 starts from weights .* given is None \(no file\)"):
+        initial_classifier(trial, 3, None)
+    save_file(stored.state_dict() | {"norm.bias": torch.ones(64)}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsChanged, match=r"w\.safetensors\); find them with weight_files\.weights_of"):
+        initial_classifier(trial, 3, weights_of(variant, WeightPlaces(tmp_path, tmp_path)))
+
+
+def test_initial_classifier__random_where_that_is_asked_for(tmp_path: Path) -> None:
+    variant = Variant(backbone="timm/test_vit", mode="finetune", pretrained=False)
+    trial, found = _trial(variant, WeightPlaces(tmp_path, tmp_path))
+    assert trial.starts_random
+    again = build_classifier("timm/test_vit", 3, trial.preprocessing, pretrained=False, seed=3)
+    assert weights_sha256(initial_classifier(trial, 3, found)) == weights_sha256(again)
+
+
+def test_initial_classifier__checks_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from torch import nn\ndef build(image_size_px):\n    return nn.Flatten()\n"
+    (tmp_path / "kestrel_test_models_plugin.py").write_text(source)
+    variant = Variant(model="kestrel_test_models_plugin:build", mode="scratch")
+    trial, found = _trial(variant, WeightPlaces(tmp_path, tmp_path))
+    with pytest.raises(BadPlugin, match=r"model kestrel_test_models_plugin:build: .*feature_dim None"):
+        initial_classifier(trial, 3, found)

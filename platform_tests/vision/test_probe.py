@@ -8,11 +8,13 @@ from typing import Literal
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler, normalize
 
-from platform_assets.vision.probe import Candidate, LabelledFeatures, ProbeError, fit_probe
-from platform_assets.vision.recipes import ProbeRecipe
-from platform_assets.vision.scores import log_softmax, score
+from platform_assets.vision.feature_scaling import LabelledFeatures, ProbeError
+from platform_assets.vision.probe import fit_probe
+from platform_assets.vision.probe_options import FeatureChoice, ProbeRecipe
+from platform_assets.vision.scores import cross_entropy, log_softmax, score
 
 RECIPE = ProbeRecipe(log10_c_min=-4, log10_c_max=2, points=7)
 ONE_POINT = ProbeRecipe(log10_c_min=-1, log10_c_max=-1, points=1, tolerance=1e-8)
@@ -50,12 +52,10 @@ BEST = {"loss": (["val_loss", "val_metric"], [False, True]), "metric": (["val_me
 
 @pytest.mark.parametrize("select_by", BEST)
 def test_fit_probe__chooses_the_best_on_val(select_by: Literal["loss", "metric"]) -> None:
-    heard: list[Candidate] = []
     recipe = RECIPE.model_copy(update={"select_by": select_by})
-    probe = fit_probe(TRAIN, VAL, num_classes=3, recipe=recipe, metric="macro_f1", on_candidate=heard.append)
+    probe = fit_probe(TRAIN, VAL, num_classes=3, recipe=recipe, metric="macro_f1")
     table = probe.candidates
     assert table["log10_c"].to_list() == list(RECIPE.log10_c_grid)
-    assert [candidate.log10_c for candidate in heard] == table["log10_c"].to_list()
     columns, descending = BEST[select_by]
     best = table.sort(columns, descending=descending).row(0, named=True)
     assert table.filter("chosen")["log10_c"].to_list() == [probe.log10_c] == [best["log10_c"]]
@@ -123,6 +123,42 @@ def test_fit_probe__says_when_the_solver_stopped_short() -> None:
     short = RECIPE.model_copy(update={"max_iterations": 1})
     assert not fit_probe(TRAIN, VAL, num_classes=3, recipe=short, metric="top1").candidates["converged"].all()
     assert fit_probe(TRAIN, VAL, num_classes=3, recipe=RECIPE, metric="top1").candidates["converged"].all()
+
+
+def test_fit_probe__chooses_the_part_of_the_features_on_val_together_with_c() -> None:
+    """Noise of the same scale in the second half; the head is zero there and scores as its row says."""
+    parts = [(np.hstack([x, np.random.default_rng(len(x)).normal(size=x.shape)]), y) for x, y in (TRAIN, VAL)]
+    train, val = ((x.astype(np.float32), y) for x, y in parts)
+    slices: dict[FeatureChoice, slice] = {"cls": slice(0, 6), "mean": slice(6, 12), "whole": slice(0, 12)}
+    probe = fit_probe(train, val, num_classes=3, recipe=RECIPE, metric="top1", slices=slices)
+    table = probe.candidates
+    assert table.select("features", "log10_c").rows() == [(c, at) for c in slices for at in RECIPE.log10_c_grid]
+    chosen = table.filter("chosen").row(0, named=True)
+    assert (chosen["features"], chosen["val_loss"]) == ("cls", table["val_loss"].min())
+    assert probe.columns == slices["cls"]
+    assert not probe.weight_kd[:, 6:].any()
+    alone = fit_probe((train[0][:, :6], train[1]), (val[0][:, :6], val[1]), num_classes=3, recipe=RECIPE, metric="top1")
+    np.testing.assert_allclose(probe.weight_kd[:, :6], alone.weight_kd)
+    assert cross_entropy(val[0] @ probe.weight_kd.T + probe.bias_k, val[1]) == pytest.approx(chosen["val_loss"], 1e-4)
+
+
+def test_fit_probe__of_equal_parts_the_first_is_taken() -> None:
+    slices: dict[FeatureChoice, slice] = {"mean": slice(0, 6), "cls": slice(0, 6)}
+    probe = fit_probe(TRAIN, VAL, num_classes=3, recipe=ONE_POINT, metric="top1", slices=slices)
+    assert probe.candidates.filter("chosen")["features"].item() == "mean"
+
+
+@pytest.mark.parametrize("scaling", ["l2", "none"])
+def test_fit_probe__scaling_is_that_of_scikit_learns_pipeline(scaling: Literal["l2", "none"]) -> None:
+    scales_d = 10.0 ** -np.arange(-2.0, 4.0)
+    train, val = (((x * scales_d).astype(np.float32), y) for x, y in (TRAIN, VAL))
+    recipe = ONE_POINT.model_copy(update={"scaling": scaling, "log10_c_min": 1, "log10_c_max": 1})
+    probe = fit_probe(train, val, num_classes=3, recipe=recipe, metric="top1")
+    steps = [Normalizer()] if scaling == "l2" else []
+    model = make_pipeline(*steps, LogisticRegression(C=10.0, tol=1e-8, max_iter=5000)).fit(*train)
+    inputs_nd = normalize(val[0]) if probe.unit else val[0]
+    ours = np.exp(log_softmax(inputs_nd @ probe.weight_kd.T + probe.bias_k))
+    np.testing.assert_allclose(ours, model.predict_proba(val[0]), atol=3e-3)
 
 
 def test_fit_probe__refuses_unusable_input() -> None:

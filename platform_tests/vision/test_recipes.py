@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from platform_assets.vision.backbones import SizeDoesNotFit
 from platform_assets.vision.recipes import (
     CropToBox,
     ProbeRecipe,
     Protocol,
     ResolvedTrial,
     Variant,
+    WeightsNotFound,
     resolve_trial,
     trial_key,
 )
@@ -38,7 +41,7 @@ def _resolved(variant: Variant, *, name: str = "v", seed: int = 0, protocol: Pro
         ({"mode": "scratch"}, "backbone"),
         ({"backbone": "baseline_cnn"}, "mode"),
         ({"backbone": "resnet5000", "mode": "scratch"}, "'resnet5000' is not known"),
-        ({"backbone": "baseline_cnn", "mode": "scrach"}, "'scratch', 'linear_probe' or 'finetune'"),
+        ({"backbone": "baseline_cnn", "mode": "scrach"}, "'scratch', 'linear_probe', 'nearest_mean', 'knn', 'lightgbm' or 'finetune'"),
         ({"backbone": "baseline_cnn", "mode": "scratch", "epochs": 3}, "Extra inputs are not permitted"),
         ({"backbone": "baseline_cnn", "mode": "scratch", "train": {"epoch": 3}}, "train.epoch"),
         (
@@ -161,3 +164,86 @@ def test_resolved_trial__holds_the_recipe_of_its_mode_alone() -> None:
     fields = _resolved(PROBE).model_dump() | {"train": TrainRecipe().model_dump()}
     with pytest.raises(ValidationError, match="recipe 'probe' alone"):
         ResolvedTrial.model_validate(fields)
+
+
+SHA256 = "cd" * 32
+VIT = "vit_small_patch14_reg4_dinov2.lvd142m"
+
+
+@pytest.mark.parametrize(
+    ("given_options", "said"),
+    [
+        ({"backbone": VIT, "mode": "scratch", "weights": "w.pth"}, "'weights' has no meaning in mode 'scratch'"),
+        ({"backbone": VIT, "mode": "finetune", "weights": "w.onnx"}, "weights"),
+        ({"backbone": VIT, "mode": "finetune", "weights": "w.pth", "pretrained": False}, "exclude each other"),
+        ({"backbone": VIT, "mode": "linear_probe", "pretrained": False}, "'pretrained' false is for mode 'finetune'"),
+        ({"backbone": VIT, "mode": "scratch", "pretrained": False}, "'pretrained' false is for mode 'finetune'"),
+        ({"backbone": VIT, "mode": "scratch", "image_size_px": 225}, "patches of 'vit_small_patch14_reg4_dinov2.lvd142m'"),
+        ({"backbone": VIT, "model": "m:build", "mode": "scratch"}, "'backbone' and 'model' exclude each other"),
+        ({"backbone": "m:build", "mode": "scratch"}, "name it as `model: m:build`"),
+        ({"model": "m.build", "mode": "scratch"}, "model"),
+        ({"model": "m:build", "mode": "linear_probe", "weights": "w.pth"}, "'model' is for modes 'scratch' and 'finetune'"),
+        ({"model": "m:build", "mode": "finetune"}, "name a file with `weights: PATH`"),
+        ({"backbone": "vit_base_patch16_siglip_224.v2_webli", "mode": "linear_probe", "features": "cls"}, "no class token"),
+    ],
+)  # fmt: skip
+def test_variant__refuses_starts_that_cannot_be(given_options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Variant.model_validate(given_options)
+    assert said in str(caught.value)
+
+
+def test_variant__a_plug_in_goes_by_its_name() -> None:
+    variant = Variant(model="my.models:build", mode="scratch")
+    assert variant.backbone == "my.models:build"
+    assert Variant.model_validate(variant.model_dump()) == variant
+
+
+def test_resolve_trial__is_of_the_bytes_of_its_file() -> None:
+    variant = Variant(backbone=VIT, mode="linear_probe", features="tokens", image_size_px=224)
+    with pytest.raises(WeightsNotFound, match=f"variant 'v': {VIT} is not known by its bytes yet"):
+        _resolved(variant)
+    trial = resolve_trial(variant, name="v", seed=0, protocol=PROTOCOL, pretrained_sha256=SHA256)
+    assert (trial.pretrained_sha256, trial.starts_random) == (SHA256, False)
+    assert trial.architecture is not None
+    assert (trial.architecture.patch_px, trial.architecture.register_tokens) == (14, 4)
+    assert ResolvedTrial.model_validate_json(trial.canonical_json()) == trial
+    other = resolve_trial(variant, name="v", seed=0, protocol=PROTOCOL, pretrained_sha256="ef" * 32)
+    assert other.config_hash != trial.config_hash
+
+
+def test_resolve_trial__a_file_of_ones_own_stands_in_for_the_package() -> None:
+    variant = Variant(backbone="tf_efficientnet_lite0", mode="finetune", weights="w.pth")
+    with pytest.raises(WeightsNotFound, match=r"w\.pth is not known by its bytes yet"):
+        _resolved(variant)
+    found = resolve_trial(variant, name="v", seed=0, protocol=PROTOCOL, pretrained_sha256=SHA256)
+    assert found.pretrained_sha256 == SHA256 != _resolved(FINETUNE).pretrained_sha256
+
+
+def test_resolve_trial__a_finetune_of_random_weights_says_so() -> None:
+    trial = _resolved(Variant(backbone=VIT, mode="finetune", pretrained=False, image_size_px=224))
+    assert (trial.pretrained_sha256, trial.starts_random) == (None, True)
+    assert not _resolved(SCRATCH).starts_random
+    assert not _resolved(FINETUNE).starts_random
+
+
+def test_resolve_trial__the_source_of_a_plug_in_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    hashes = set()
+    for source in ("def build(): ...\n", "def build(): ... # changed\n"):
+        (tmp_path / "kestrel_test_recipe_plugin.py").write_text(source)
+        trial = _resolved(Variant(model="kestrel_test_recipe_plugin:build", mode="scratch"))
+        assert trial.plugin_sha256 == hashlib.sha256(source.encode()).hexdigest()
+        hashes.add(trial.config_hash)
+    assert len(hashes) == 2
+
+
+def test_canonical_json__says_nothing_of_transformers_and_plug_ins_where_there_are_none() -> None:
+    assert not {"architecture", "plugin_sha256"} & json.loads(_resolved(FINETUNE).canonical_json()).keys()
+
+
+def test_resolve_preprocessing__a_size_of_the_experiment_has_to_fit_too() -> None:
+    sized = PROTOCOL.model_copy(update={"image_size_px": 225})
+    variant = Variant(backbone=VIT, mode="scratch")
+    with pytest.raises(SizeDoesNotFit, match="use 224 or 238"):
+        _resolved(variant, protocol=sized)

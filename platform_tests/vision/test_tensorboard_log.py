@@ -16,6 +16,8 @@ HISTORY = pl.DataFrame(
         "val_metric": [0.3, 0.5, 0.7],
         "learning_rate": [1e-3, 5e-4, 0.0],
         "seconds": [2.0, 1.0, 1.0],
+        "images_per_second": [20.0, 30.0, 30.0],
+        "gradient_norm": [None, 2.0, 1.0],
     }
 )
 
@@ -28,9 +30,11 @@ def _read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_write_tensorboard__history_of_a_training(tmp_path: Path) -> None:
     write_tensorboard(tmp_path / "tb", HISTORY, metric="macro_f1")
     found = _read(tmp_path / "tb")
-    assert set(found) == {"loss/train", "loss/val", "macro_f1/val", "learning_rate"}
-    assert found["macro_f1/val"] == [(1, pytest.approx(0.3)), (2, pytest.approx(0.5)), (3, pytest.approx(0.7))]
-    assert found["learning_rate"][-1] == (3, 0.0)
+    assert set(found) == {"train/loss", "val/loss", "val/macro_f1", "lr", "images_per_second", "gradient_norm"}
+    assert found["val/macro_f1"] == [(1, pytest.approx(0.3)), (2, pytest.approx(0.5)), (3, pytest.approx(0.7))]
+    assert found["lr"][-1] == (3, 0.0)
+    assert found["images_per_second"][0] == (1, 20.0)
+    assert found["gradient_norm"] == [(2, 2.0), (3, 1.0)]
 
 
 def test_write_tensorboard__candidates_of_a_probe_by_grid_point(tmp_path: Path) -> None:
@@ -39,7 +43,7 @@ def test_write_tensorboard__candidates_of_a_probe_by_grid_point(tmp_path: Path) 
     )
     write_tensorboard(tmp_path, candidates, metric="top1")
     found = _read(tmp_path)
-    assert set(found) == {"log10_c", "top1/train", "top1/val"}
+    assert set(found) == {"log10_c", "train/top1", "val/top1"}
     assert found["log10_c"] == [(1, -2.0), (2, 0.0)]
 
 

@@ -10,7 +10,9 @@ import torch
 from platform_assets.vision.training_state import (
     STATE_FILE,
     EpochRow,
+    EpochSums,
     Progress,
+    StepFigures,
     TrainingState,
     UnreadableTrainingState,
     fingerprint_of,
@@ -19,13 +21,20 @@ from platform_assets.vision.training_state import (
 
 def _row(epoch: int, *, val_metric: float = 0.5, val_loss: float = 1.0) -> EpochRow:
     return EpochRow(
-        epoch=epoch, train_loss=0.1, val_loss=val_loss, val_metric=val_metric, learning_rate=1e-3, seconds=0.1 + 0.2
+        epoch=epoch,
+        train_loss=0.1,
+        val_loss=val_loss,
+        val_metric=val_metric,
+        learning_rate=1e-3,
+        seconds=0.1 + 0.2,
+        images_per_second=100.0,
     )
 
 
 def test_training_state__comes_back_as_it_was_saved(tmp_path: Path) -> None:
     state = TrainingState(tmp_path, "mine")
-    progress = Progress().after(_row(1), steps=7)
+    step = StepFigures(loss=0.1 + 0.2, images=3, gradient_norm=1 / 3)
+    progress = Progress().after_step(step, 0.5).after_epoch(_row(1)).after_step(step, 0.1)
     state.save(progress, {"model": {"weight": torch.tensor([0.1, float("nan")])}})
     loaded = state.load()
     assert loaded is not None
@@ -46,7 +55,7 @@ def test_training_state__interrupted_save_leaves_the_one_before(tmp_path: Path) 
     (tmp_path / STATE_FILE).with_suffix(".partial").write_bytes(b"half a file")
     assert state.load() == (Progress(), {})
     with pytest.raises(TypeError):
-        state.save(Progress().after(_row(1), steps=1), {"not storable": (number for number in (1, 2))})
+        state.save(Progress().after_epoch(_row(1)), {"not storable": (number for number in (1, 2))})
     assert state.load() == (Progress(), {})
 
 
@@ -62,10 +71,20 @@ def test_progress__best_by_metric_then_loss_then_the_earlier() -> None:
     bests = []
     rows = [(0.5, 1.0), (0.4, 0.1), (0.5, 1.0), (0.5, 0.9), (0.6, 2.0)]
     for epoch, (val_metric, val_loss) in enumerate(rows, start=1):
-        progress = progress.after(_row(epoch, val_metric=val_metric, val_loss=val_loss), steps=2)
+        progress = progress.after_epoch(_row(epoch, val_metric=val_metric, val_loss=val_loss))
         bests.append(progress.best_epoch)
     assert bests == [1, 1, 1, 4, 5]
-    assert (progress.epoch, progress.steps) == (5, 10)
+    assert progress.epoch == 5
+
+
+def test_progress__sums_of_an_epoch_weigh_by_images_and_begin_anew() -> None:
+    progress = Progress()
+    for loss, images, norm in ((1.0, 4, 3.0), (4.0, 2, None)):
+        progress = progress.after_step(StepFigures(loss=loss, images=images, gradient_norm=norm), 0.5)
+    assert progress.steps == 2
+    assert progress.sums == EpochSums(images=6, loss=12.0, norms=1, gradient_norm=3.0, seconds=1.0)
+    after = progress.after_epoch(_row(1))
+    assert (after.steps, after.epoch, after.sums) == (2, 1, EpochSums())
 
 
 def test_fingerprint__knows_the_facts_and_not_their_order() -> None:

