@@ -15,6 +15,7 @@ import click
 
 from platform_assets.backbones_cli import backbones
 from platform_assets.data_cli import data
+from platform_assets.lr_cli import lr_find
 from platform_assets.settings import quiet_environment
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def main() -> None:
 
 
 main.add_command(data)
+main.add_command(lr_find)
 main.add_command(backbones)
 
 
@@ -73,7 +75,7 @@ def demo() -> None:
     click.echo(f"$ {shlex.join(command)}", err=True)
     if code := _run(command):
         raise SystemExit(code)
-    print_results(_experiment("/".join(DEMO)))
+    print_results(experiment_named("/".join(DEMO)))
 
 
 @main.command()
@@ -99,7 +101,7 @@ def results(experiment: str) -> None:
     """Print the leaderboard of EXPERIMENT (elpv/probes), and where its model card and exports lie."""
     from platform_assets.results import print_results
 
-    print_results(_experiment(experiment))
+    print_results(experiment_named(experiment))
 
 
 def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:
@@ -110,7 +112,7 @@ def materialize_command(what: str, trial: str | None, *, with_dataset: bool = Fa
         if trial:
             raise click.UsageError(f"--trial {trial}: trials belong to an experiment; name it, as in {what}/EXPERIMENT")
         return [*dagster, f"group:{what}"]
-    spec = _experiment(what)
+    spec = experiment_named(what)
     if trial:
         if trial not in spec.trials:
             raise click.UsageError(f"--trial {trial}: not a trial of {what}; it has {', '.join(spec.trials)}")
@@ -131,7 +133,8 @@ def project_module() -> str:
         raise click.UsageError(f"{Path.cwd()}: no pyproject.toml with [tool.dagster] module_name; {cure}") from error
 
 
-def _experiment(what: str) -> ExperimentSpec:
+def experiment_named(what: str) -> ExperimentSpec:
+    """The experiment that the YAML of the project in the working directory defines. Raises click.UsageError."""
     from platform_assets.results import experiments
 
     project_module()  # says what to do in a folder that is no project

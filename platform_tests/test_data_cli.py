@@ -232,7 +232,7 @@ RELEASE = ("--creator", "A laboratory", "--url", "https://example.org/photos", "
 def test_export__the_folder_holds_every_image_and_is_taken_once(to: str, made: Project, tmp_path: Path) -> None:
     made.write("photos", dataset_yaml(made.folder / "../images", citation="None."))
     command = ("export", "photos", "--format", to, str(tmp_path / "out"), *(RELEASE if to == "croissant" else ()))
-    assert said(*command) == f"photos: 30 images in {tmp_path}/out\n"
+    assert said(*command) == f"photos: writing 30 images\nphotos: 30 images in {tmp_path}/out\n"
     written = {path.read_bytes() for path in (tmp_path / "out").rglob("*.png")}
     records = pl.read_parquet(made.data / "tables/photos/records/all.parquet")
     assert written == {(made.folder / "../images" / path).read_bytes() for path in records["path"]}

@@ -48,6 +48,9 @@ def test_help__names_every_verb_and_what_it_takes() -> None:
         ("materialize", "--trial TEXT"),
         ("demo", "solar-cell"),
         ("results", "EXPERIMENT"),
+        ("lr-find", "--steps INTEGER"),
+        ("doctor", "why"),
+        ("backbones", "weights"),
     ):
         assert f"\n  {verb} " in said
         assert takes in _said(verb, "-h", code=0)
@@ -102,6 +105,8 @@ def test_new_project__is_trained_by_the_commands_that_init_names(project: Path, 
     assert "nothing changed, checkpoint" in done(
         project, "kestrel", "materialize", "photos/first", "--trial", "cnn__s0"
     )
+    found = done(project, "kestrel", "lr-find", "photos/first", "cnn__s0", "--steps", "40")
+    assert "suggested: learning_rate: " in found
     assert {path.name for path in project.iterdir() if path.suffix != ".log"} == {
         *(".env", ".gitignore", "README.md", "dagster.yaml", "data", "my_birds", "pyproject.toml", "workspace.yaml"),
     }

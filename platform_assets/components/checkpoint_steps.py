@@ -218,6 +218,7 @@ def _read_history(desk: Desk, trial: ResolvedTrial) -> pl.DataFrame:
 def _curve(trial: ResolvedTrial, history: pl.DataFrame) -> bytes:
     from platform_assets.vision import plots
 
-    if trial.mode == "linear_probe":
-        return plots.regularization_curve(history, metric=trial.metric)
-    return plots.learning_curves(history, metric=trial.metric)
+    if "epoch" in history.columns:
+        return plots.learning_curves(history, metric=trial.metric)
+    option = next(name for name in plots.OPTION_NAMES if name in history.columns)
+    return plots.selection_curve(history, option=option, metric=trial.metric)

@@ -62,9 +62,20 @@ class Inputs:
         name, seed = self.spec.trials[partition]
         variant = self.spec.variants[name]
         if variant.tuned_by is not None:
-            best = self.tables.read([*self.spec.key, f"tuning_{variant.tuned_by}", "best"])
-            variant = with_best(variant, best_parameters(best))
+            search = [*self.spec.key, f"tuning_{variant.tuned_by}"]
+            self.tables.read(search)  # its error names the asset that was not materialized
+            variant = with_best(variant, best_parameters(self.tables.read([*search, "best"])))
         return self.resolve(variant, name, seed)
+
+    def known_config_hash(self, partition: str) -> str:
+        """That of a trial; of one whose search or weights are missing it says so, which is no fault of the others."""
+        from platform_assets.stores.tables import MissingTable
+        from platform_assets.vision.weight_files import WeightsMissing
+
+        try:
+            return self.trial(partition).config_hash
+        except (MissingTable, WeightsMissing):
+            return "not resolved"
 
     def resolve(self, variant: Variant, name: str, seed: int) -> ResolvedTrial:
         """Every default of a variant filled in, its weights found. Raises WeightsMissing and WeightsChanged."""

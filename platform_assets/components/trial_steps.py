@@ -47,7 +47,7 @@ def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResu
                 for name, step in STEPS.items():
                     if name in selected:
                         step(desk, trial)
-    configs = [desk.inputs.trial(partition).config_hash for partition in desk.spec.trials]
+    configs = [desk.inputs.known_config_hash(partition) for partition in desk.spec.trials]
     version = data_version(desk.inputs.records_version, code_version(*FITTING, *EVALUATION), *configs)
     for name in STEPS:
         if name in selected:
@@ -116,17 +116,15 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
 
 def _logits(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Any:
     """logits_nk of all records; a probe's come from the cached vectors, which are its backbone's output."""
-    import torch
-
     from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.evaluation import predict
     from platform_assets.vision.fitting import features_of
+    from platform_assets.vision.heads import logits_of_features
 
     folder = desk.folder(trial.trial).local_folder(*CLASSIFIER_FILES)
     classifier = load_classifier(folder, expect_label_map=desk.inputs.label_map)
     if trial.mode in FROZEN_MODES:
-        with torch.inference_mode():
-            return classifier.head(torch.from_numpy(features_of(records, trial_vectors(desk, trial)))).numpy()
+        return logits_of_features(classifier.head, features_of(records, trial_vectors(desk, trial)))
     device = desk.compute.choose(desk.context.log).device
     return predict(classifier, desk.pixels.of(records, trial.preprocessing), device=device)
 

@@ -110,7 +110,7 @@ def _search(desk: Desk, name: str, options: Tune) -> _Search:
 def _value(search: _Search, variant: Variant, report: Report) -> float:
     """The experiment's metric on val of one fitted trial. A loss that is not finite, or too large a batch, fails it."""
     from platform_assets.vision.out_of_memory import TrainingOutOfMemory
-    from platform_assets.vision.training_loop import NonFiniteLoss
+    from platform_assets.vision.training_job import NonFiniteLoss
     from platform_assets.vision.tuning import Pruned, TrialFailed
 
     trial = search.trial(variant)

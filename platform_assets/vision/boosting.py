@@ -16,7 +16,7 @@ from platform_assets.vision.tree_head import TreeHead
 if TYPE_CHECKING:
     from platform_assets.vision.recipes import MetricName
 
-# The same trees on every machine. 2026-11: on two cores that other processes used too, two threads took five times as long.
+# The same trees on every machine.
 _THREADS = 1
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.ensembles import Combination, Ensemble
 from platform_assets.vision.heads import head_of_tensors
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.models import Classifier, build_classifier
@@ -82,20 +83,45 @@ def load_classifier(folder: Path, *, expect_label_map: LabelMap | None = None) -
     # The bytes of the config are hashed, not the record they parse to: a later Kestrel may know more options.
     config_hash = hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest()
     tensors = _read_tensors(folder / WEIGHTS_FILE, _bond(config_hash, trial.label_map_checksum))
-    _require_same_code(folder, trial)
-    classifier = build_classifier(
-        trial.backbone,
-        len(label_map.names),
-        trial.preprocessing,
-        pretrained=False,
-        seed=0,
-        features=trial.features,
-    )
-    classifier.head = head_of_tensors(classifier.head, tensors)
+    for network in trial.networks:
+        _require_same_code(folder, network)
+    classes = len(label_map.names)
+    build = _ensemble_of_tensors if trial.mode == "ensemble" else _network_of_tensors
+    classifier = build(trial, tensors, classes)
     _require_belongs(classifier, label_map, trial)
     _require_same_shapes(folder / WEIGHTS_FILE, tensors, classifier.state_dict())
     classifier.load_state_dict(tensors)
     return classifier
+
+
+def _network_of_tensors(
+    trial: ResolvedTrial, tensors: dict[str, torch.Tensor], num_classes: int, *, prefix: str = ""
+) -> Classifier:
+    """The network of a trial with the head that the tensors name; their values are still to be loaded."""
+    classifier = build_classifier(
+        trial.backbone,
+        num_classes,
+        trial.preprocessing,
+        pretrained=False,
+        seed=0,
+        features=trial.features,
+        parts=trial.parts,
+    )
+    classifier.head = head_of_tensors(classifier.head, tensors, prefix=f"{prefix}head.")
+    return classifier
+
+
+def _ensemble_of_tensors(trial: ResolvedTrial, tensors: dict[str, torch.Tensor], num_classes: int) -> Ensemble:
+    """Of the members that have tensors: val may have left others out."""
+    prefixes = {member.trial.trial: f"members.{member.trial.trial}." for member in trial.members}
+    found = {key for key, prefix in prefixes.items() if any(name.startswith(prefix) for name in tensors)}
+    members = {
+        network.trial: _network_of_tensors(network, tensors, num_classes, prefix=prefixes[network.trial])
+        for network in trial.networks
+        if network.trial in found or not found
+    }
+    head = Combination(torch.ones(len(members)), votes=trial.combine == "vote")
+    return Ensemble(members, head, preprocessing=trial.preprocessing).eval()
 
 
 def _require_same_code(folder: Path, trial: ResolvedTrial) -> None:

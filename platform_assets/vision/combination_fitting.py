@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from platform_assets.vision.checkpoints import WEIGHTS_FILE, checkpoint_id, load_classifier
 from platform_assets.vision.datasets import LabelledImages, fits_in_memory
 from platform_assets.vision.ensembles import Combination, Ensemble, fit_weights
 from platform_assets.vision.evaluation import predict
 from platform_assets.vision.fitting import Fitted, part_labels
+from platform_assets.vision.models import place
 from platform_assets.vision.scores import cross_entropy, score
-from platform_assets.vision.soups import Judged, State, greedy_soup, has_batch_norms, with_new_statistics
+from platform_assets.vision.soups import (
+    Judged,
+    State,
+    best_first,
+    greedy_soup,
+    has_batch_norms,
+    step_row,
+    with_new_statistics,
+)
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from platform_assets.vision.devices import Device
     from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.models import Classifier
     from platform_assets.vision.pixels import Pixels
-    from platform_assets.vision.recipes import MetricName, ResolvedTrial
+    from platform_assets.vision.recipes import ResolvedTrial
     from platform_assets.vision.splits import Part
 
 Summary = dict[str, float | int | bool]
@@ -46,108 +57,150 @@ def fit_combination_trial(
     """The soup or ensemble of `members`, trial keys and checkpoint folders; or the best of them alone.
 
     It is accepted when it is better on val: in the metric, or in the loss at an equal metric. `history` has one row per
-    step: members alone, then what was tried of them. Test images are not read. Raises MembersChanged, LabelMapMismatch.
+    step: members alone, then what was tried of them. Test images have no say.
+
+    Raises MembersChanged, LabelMapMismatch and CheckpointError.
     """
-    folders = dict(members)
-    _require_members(trial, folders)
-    val = _part("val", trial, records, pixels, label_map)
-    if trial.mode == "ensemble":
-        return _fit_ensemble(trial, val, {key: load_classifier(folders[key]) for key in sorted(folders)}, device)
-    train = partial(_part, "train", trial, records, pixels, label_map)
-    return _fit_soup(trial, val, train, folders, device)
+    job = _Job(trial, records, pixels, label_map, dict(members), device)
+    job.require_members()
+    return _fit_ensemble(job) if trial.mode == "ensemble" else _fit_soup(job)
 
 
-def _require_members(trial: ResolvedTrial, folders: Mapping[str, Path], label_map: LabelMap) -> None:
-    wanted = {member.trial.trial: member.checkpoint_id for member in trial.members}
-    if folders.keys() != wanted.keys():
-        raise MembersChanged(f"{trial.trial} is made of {sorted(wanted)}, given are {sorted(folders)}; give those")
-    for key, folder in folders.items():
-        label_map.require_same(read_label_map(folder), what=str(folder))
-        if (found := checkpoint_id(folder / WEIGHTS_FILE)) != wanted[key]:
+@dataclass(frozen=True)
+class _Job:
+    trial: ResolvedTrial
+    records: pl.DataFrame
+    pixels: Pixels
+    label_map: LabelMap
+    folders: Mapping[str, Path]
+    device: Device
+
+    def require_members(self) -> None:
+        wanted = {member.trial.trial: member.checkpoint_id for member in self.trial.members}
+        if self.folders.keys() != wanted.keys():
             raise MembersChanged(
-                f"{trial.trial} was resolved with checkpoint {wanted[key]} of {key}, {folder} has {found}; "
-                "resolve it again, after its members are finished"
+                f"{self.trial.trial} is made of {', '.join(wanted)}, and given are {', '.join(self.folders) or 'none'}; "
+                "give the folders of its members"
             )
+        for key, folder in self.folders.items():
+            found = checkpoint_id(folder / WEIGHTS_FILE)
+            if found != wanted[key]:
+                raise MembersChanged(
+                    f"{self.trial.trial} was resolved with checkpoint {wanted[key]} of {key}, and {folder} has {found}; "
+                    "resolve it again after its members"
+                )
 
+    def classifier(self, key: str) -> Classifier:
+        return load_classifier(self.folders[key], expect_label_map=self.label_map)
 
-def _part(
-    part: Part, trial: ResolvedTrial, records: pl.DataFrame, pixels: Pixels, label_map: LabelMap
-) -> LabelledImages:
-    """In the order of the image ids, so that no order of files is in the figures."""
-    rows, labels_n = part_labels(records, part, label_map)
-    image_ids = records["image_id"].to_numpy()[rows]
-    order = np.argsort(image_ids, kind="stable")
-    return LabelledImages(
-        tuple(image_ids[order]), _images(pixels, records, rows[order], trial.preprocessing), labels_n[order]
-    )
+    def part(self, part: Part) -> LabelledImages:
+        """In the order of the image ids, so that no order of files is in the figures."""
+        rows, labels_n = part_labels(self.records, part, self.label_map)
+        order = np.argsort(self.records["image_id"].to_numpy()[rows], kind="stable")
+        image_ids = self.records["image_id"].to_numpy()[rows[order]]
+        return LabelledImages(tuple(image_ids), self._images(rows[order]), labels_n[order])
 
+    def _images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Rows of all the images, which other trials have decoded; those alone where all do not fit in memory twice."""
+        seen = self.trial.preprocessing
+        if fits_in_memory(2 * self.records.height, seen.image_size_px):
+            return self.pixels.of(self.records, seen)[rows]
+        return self.pixels.of(self.records[rows], seen)
 
-def _images(
-    pixels: Pixels, records: pl.DataFrame, rows: NDArray[np.int64], preprocessing: Preprocessing
-) -> NDArray[np.uint8]:
-    """Rows of all the images, which other trials have decoded; those alone where all do not fit in memory twice."""
-    if fits_in_memory(2 * records.height, preprocessing.image_size_px):
-        return pixels.of(records, preprocessing)[rows]
-    return pixels.of(records[rows], preprocessing)
+    def judged(self, logits_nk: NDArray[np.float32], val: LabelledImages) -> Judged:
+        return Judged(score(logits_nk, val.labels_n, self.trial.metric), cross_entropy(logits_nk, val.labels_n))
 
 
 class _States(Mapping[str, State]):
-    """The weights of members, read when they are asked for."""
+    """The weights of the members, read when they are asked for."""
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
-        self._folders = folders
+    def __init__(self, job: _Job) -> None:
+        self._job = job
 
     def __getitem__(self, key: str) -> State:
-        return dict(load_classifier(self._folders[key]).state_dict())
+        return dict(self._job.classifier(key).state_dict())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._folders)
+        return iter(self._job.folders)
 
     def __len__(self) -> int:
-        return len(self._folders)
+        return len(self._job.folders)
 
 
-def _fit_soup(
-    trial: ResolvedTrial,
-    val: LabelledImages,
-    train: Callable[[], LabelledImages],
-    folders: Mapping[str, Path],
-    device: Device,
-) -> Fitted:
-    network = load_classifier(folders[min(folders)])
+def _fit_soup(job: _Job) -> Fitted:
+    val, states = job.part("val"), _States(job)
+    network = job.classifier(min(job.folders))
 
     def judge(state: State) -> Judged:
         network.load_state_dict(state)
-        return _judged(predict(network, val.images_nchw, device=device), val, trial.metric)
+        return job.judged(predict(network, val.images_nchw, device=job.device), val)
 
-    renormalise: Renormalise | None = None
+    renormalise = None
     if has_batch_norms(network):
-        renormalise = partial(with_new_statistics, network, part=train(), device=device)
-    soup = greedy_soup(_States(folders), judge, renormalise=renormalise)
-    network.load_state_dict(soup.state)
-    summary = _summary(soup.judged, soup.alone, included=len(soup.included), accepted=len(soup.included) > 1)
+        renormalise = partial(with_new_statistics, network, part=job.part("train"), device=job.device)
+    soup = greedy_soup(states, judge, renormalise=renormalise)
+    best = best_first(soup.alone)[0]
+    accepted = soup.judged.rank > soup.alone[best].rank
+    network.load_state_dict(soup.state if accepted else states[best])
+    summary = _summary(soup.judged, soup.alone, included=len(soup.included) if accepted else 1, accepted=accepted)
     summary |= {"uniform_val_metric": soup.uniform.metric, "uniform_val_loss": soup.uniform.loss}
     return Fitted(place(network, "cpu").eval(), soup.steps, summary)
 
 
-def _fit_ensemble(
-    trial: ResolvedTrial, val: LabelledImages, classifiers: Mapping[str, Classifier], device: Device
-) -> Fitted:
-    logs_nmk = np.stack([_log_probabilities(member, val, device) for member in classifiers.values()], axis=1)
-    alone = {key: _judged(logs_nmk[:, m], val, trial.metric) for m, key in enumerate(classifiers)}
-    best = min(alone, key=lambda key: (-alone[key].metric, alone[key].loss, key))
-    weights = dict(zip(classifiers, _weights(trial, logs_nmk, val), strict=True))
-    ensemble = _ensemble(trial, classifiers, weights)
-    kept = [m for m, key in enumerate(classifiers) if key in ensemble.names]
-    together = _judged(ensemble.head(torch.from_numpy(logs_nmk[:, kept])).numpy(), val, trial.metric)
-    accepted = together.rank > alone[best].rank
+def _fit_ensemble(job: _Job) -> Fitted:
+    val = job.part("val")
+    classifiers = {key: job.classifier(key) for key in sorted(job.folders)}
+    logs_nmk = np.stack([_log_probabilities(member, val, job.device) for member in classifiers.values()], axis=1)
+    alone = {key: job.judged(logs_nmk[:, m], val) for m, key in enumerate(classifiers)}
+    best, *_ = ranked = best_first(alone)
+    weights = _weights(job, logs_nmk, val)
+    together, kept = _combined(job, classifiers, weights), [key in weights for key in classifiers]
+    with torch.inference_mode():
+        judged = job.judged(together.head(torch.from_numpy(logs_nmk[:, kept])).numpy(), val)
+    accepted = judged.rank > alone[best].rank
+    ensemble = together if accepted else _combined(job, classifiers, {best: 1.0})
     steps = [
-        _step("alone", key, 1, alone[key], taken=key in ensemble.names if accepted else key == best)
-        | {"weight": float(weights[key])}
-        for key in sorted(alone, key=lambda key: (-alone[key].metric, alone[key].loss, key))
+        step_row("alone", key, 1, alone[key], taken=key in ensemble.names) | {"weight": weights.get(key, 0.0)}
+        for key in ranked
     ]
-    steps.append(_step("combined", "", len(kept), together, taken=accepted) | {"weight": 1.0})
-    if not accepted:
-        ensemble = _ensemble(trial, classifiers, {best: 1.0})
-    summary = _summary(together, alone, included=len(ensemble.names), accepted=accepted)
+    steps.append(step_row("combined", "", len(weights), judged, taken=accepted) | {"weight": sum(weights.values())})
+    summary = _summary(judged, alone, included=len(ensemble.names), accepted=accepted)
     return Fitted(place(ensemble, "cpu").eval(), pl.DataFrame(steps), summary)
+
+
+def _log_probabilities(member: Classifier, val: LabelledImages, device: Device) -> NDArray[np.float32]:
+    """As the ensemble itself takes them from the logits, bit for bit."""
+    logs_nk: NDArray[np.float32] = (
+        torch.from_numpy(predict(member, val.images_nchw, device=device)).log_softmax(dim=1).numpy()
+    )
+    member.cpu()
+    return logs_nk
+
+
+def _weights(job: _Job, logs_nmk: NDArray[np.float32], val: LabelledImages) -> dict[str, float]:
+    """Of the members that take part, by name; they are those of positive weight."""
+    names = sorted(job.folders)
+    if job.trial.combine != "weighted":
+        return dict.fromkeys(names, 1 / len(names))
+    fitted = fit_weights(logs_nmk, val.labels_n)
+    return {name: float(weight) for name, weight in zip(names, fitted, strict=True) if weight > 0}
+
+
+def _combined(job: _Job, classifiers: Mapping[str, Classifier], weights: Mapping[str, float]) -> Ensemble:
+    head = Combination(torch.tensor(list(weights.values())), votes=job.trial.combine == "vote")
+    members = {key: classifiers[key] for key in weights}
+    return Ensemble(members, head, preprocessing=job.trial.preprocessing)
+
+
+def _summary(judged: Judged, alone: Mapping[str, Judged], *, included: int, accepted: bool) -> Summary:
+    """What was tried, beside the best member alone; without `accepted` that member is the result."""
+    best = alone[best_first(alone)[0]]
+    return {
+        "accepted": accepted,
+        "members": len(alone),
+        "members_included": included,
+        "combined_val_metric": judged.metric,
+        "combined_val_loss": judged.loss,
+        "best_member_val_metric": best.metric,
+        "best_member_val_loss": best.loss,
+    }

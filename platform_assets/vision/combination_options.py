@@ -106,6 +106,7 @@ def resolve_combination(
         plugin_sha256=first.plugin_sha256 if soup else None,
         architecture=first.architecture if soup else None,
         preprocessing=shared_pixels({trial.trial: trial.preprocessing for trial in trials}),
+        parts=first.parts if soup else None,
         members=ordered,
         combine=None if soup else variant.combine or "mean",
         **dict.fromkeys(DEFAULT_RECIPES),
@@ -115,7 +116,7 @@ def resolve_combination(
 def _require_one_architecture(name: str, trials: Sequence[ResolvedTrial]) -> None:
     first = trials[0]
     for trial in trials[1:]:
-        for fact in ("backbone", "architecture", "plugin_sha256", "preprocessing"):
+        for fact in ("backbone", "architecture", "parts", "plugin_sha256", "preprocessing"):
             one, other = getattr(first, fact), getattr(trial, fact)
             if one != other:
                 raise MembersDoNotFit(

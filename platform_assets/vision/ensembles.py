@@ -67,7 +67,7 @@ class Ensemble(Classifier):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(cast("nn.ModuleDict", self.members))
+        return tuple(self.members)
 
 
 def fit_weights(logs_nmk: NDArray[np.floating[Any]], labels_n: NDArray[np.int64]) -> NDArray[np.float64]:

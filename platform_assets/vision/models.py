@@ -10,6 +10,7 @@ from torch import nn
 
 from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.devices import Device, choose_device
+from platform_assets.vision.part_options import PartOptions
 from platform_assets.vision.plugins import check_plugin
 from platform_assets.vision.preprocessing import Preprocessing
 from platform_assets.vision.weight_files import WeightsChanged
@@ -87,6 +88,7 @@ def build_classifier(
     seed: int,
     features: Features = "pooled",
     weights: Path | None = None,
+    parts: PartOptions | None = None,
 ) -> Classifier:
     """A classifier on the CPU in evaluation mode; what is random in it follows from `seed` alone.
 
@@ -103,6 +105,7 @@ def build_classifier(
                 features=features,
                 image_size_px=preprocessing.image_size_px,
                 weights=weights,
+                parts=parts,
             ),
             backbone_name=backbone,
             num_classes=num_classes,
@@ -135,6 +138,7 @@ def initial_classifier(trial: ResolvedTrial, num_classes: int, weights: WeightsF
         seed=trial.seed,
         features=trial.features,
         weights=weights.file if weights else None,
+        parts=trial.parts,
     )
 
 

@@ -64,7 +64,7 @@ def fit_network_trial(
     listeners = listeners or Listeners()
     if teacher is not None:
         _require_same_pixels(teacher, trial.preprocessing, trial.train.distill_from)
-    parts = _parts(trial, records, pixels, label_map)
+    parts = network_parts(trial, records, pixels, label_map)
     workers, rates = choose_workers(parts["train"], trial.train)
     measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
     listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
@@ -93,10 +93,10 @@ def fit_network_trial(
     return Fitted(classifier, result.history, summary, last=result.last)
 
 
-def _parts(
+def network_parts(
     trial: ResolvedTrial, records: pl.DataFrame, pixels: Pixels, label_map: LabelMap
 ) -> dict[Part, LabelledImages]:
-    """Train at the size that crops are cut from, val as the classifier will see every image."""
+    """The images of train at the size that crops are cut from, those of val as the classifier will see every image."""
     assert trial.train is not None
     seen = trial.preprocessing
     larger = seen.model_copy(update={"image_size_px": source_side(seen.image_size_px, trial.train)})

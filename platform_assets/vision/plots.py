@@ -6,6 +6,7 @@ import base64
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -90,6 +91,14 @@ def _parts(counts: pl.DataFrame) -> list[str]:
     return [part for part in PART_COLOURS if part in counts.columns]
 
 
+OPTION_NAMES = {
+    "log10_c": "log10 C (right: less regularization)",
+    "log10_scale": "log10 of the scale of the logits",
+    "k": "neighbours k",
+    "round": "boosting round",
+}
+
+
 def learning_curves(history: pl.DataFrame, *, metric: str) -> bytes:
     """Loss and val metric by epoch, from the history of a training (one EpochRow a row); the epoch taken is marked."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -110,18 +119,23 @@ def learning_curves(history: pl.DataFrame, *, metric: str) -> bytes:
     return _png(figure)
 
 
-def regularization_curve(candidates: pl.DataFrame, *, metric: str) -> bytes:
-    """Metric on train and val and the val loss for every C of a probe's grid; the chosen one is marked."""
+def selection_curve(candidates: pl.DataFrame, *, option: str, metric: str) -> bytes:
+    """Metric and loss on val for every value of a head's option, one line a choice of features; the chosen one is marked."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     scores, losses = figure.subplots(1, 2)
-    chosen = candidates.filter("chosen")["log10_c"].item()
-    grid = candidates["log10_c"]
-    scores.plot(grid, candidates["train_metric"], color=BLUE, marker=".", label="train")
-    scores.plot(grid, candidates["val_metric"], color=ORANGE, marker=".", label="val")
-    losses.plot(grid, candidates["val_loss"], color=ORANGE, marker=".", label="val")
+    chosen = candidates.filter("chosen").row(0, named=True)
+    if "features" not in candidates.columns:
+        candidates, chosen = candidates.with_columns(features=pl.lit("all")), {**chosen, "features": "all"}
+    for features in candidates["features"].unique(maintain_order=True):
+        tried, taken = candidates.filter(pl.col("features") == features).sort(option), features == chosen["features"]
+        style: dict[str, Any] = {"marker": ".", "color": ORANGE if taken else GREY, "alpha": 1.0 if taken else 0.6}
+        scores.plot(tried[option], tried["val_metric"], label=f"val, {features}", **style)
+        losses.plot(tried[option], tried["val_loss"], label=f"val, {features}", **style)
+        if taken and "train_metric" in tried.columns:
+            scores.plot(tried[option], tried["train_metric"], color=BLUE, marker=".", label="train")
     for axes, name in ((scores, metric), (losses, "loss (nats)")):
-        axes.axvline(chosen, color=GREY, linestyle=":", label=f"chosen, {chosen:g}")
-        axes.set_xlabel("log10 C (right: less regularization)")
+        axes.axvline(chosen[option], color=GREY, linestyle=":", label=f"chosen, {chosen[option]:g}")
+        axes.set_xlabel(OPTION_NAMES.get(option, option))
         axes.set_ylabel(name)
         _tidy(axes)
         axes.legend(edgecolor="none", fontsize=8)

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from platform_assets.vision.backbones import Features, Sha256, Transformer, get_backbone, known_now, require_spelling
+from platform_assets.vision.part_options import PartOptions
 from platform_assets.vision.plugins import PLUGIN_NAME, plugin_sha256
 from platform_assets.vision.preprocessing import BoxMargin, Preprocessing, Resize
 from platform_assets.vision.probe_options import (
@@ -71,7 +72,7 @@ ImageSizePx = Annotated[int, Field(ge=32, le=1024)]
 class Variant(Options):
     """One way of doing the job. `image_size_px` and `seeds` fall back on the experiment's."""
 
-    backbone: BackboneName = ""
+    backbone: BackboneOrNone = ""
     model: str | None = Field(
         default=None,
         pattern=PLUGIN_NAME.pattern,
@@ -97,7 +98,12 @@ class Variant(Options):
     knn: KnnRecipe | None = None
     lightgbm: LightgbmRecipe | None = None
     train: TrainRecipe | None = None
-    of: tuple[VariantName, ...] = Field(default=(), description="variants that a soup or ensemble is made of, all seeds")
+    parts: PartOptions | None = Field(
+        default=None, description="part attention: the last block sees parts (transformers)"
+    )
+    of: tuple[VariantName, ...] = Field(
+        default=(), description="variants that a soup or ensemble is made of, all seeds"
+    )
     combine: Combine | None = Field(
         default=None,
         description="of mode ensemble: mean of the probabilities (the default), mean with weights fitted on val, or vote",
@@ -143,6 +149,7 @@ class Variant(Options):
                 f"features {self.features!r} is for mode {' or '.join(map(repr, FROZEN_MODES))}; "
                 "a network trains on 'pooled' ones"
             )
+        _require_parts_make_sense(self)
         recipe = getattr(self, RECIPE_OF_MODE[self.mode])
         if isinstance(recipe, SlicedOptions):
             recipe.choices_of(self.features)
@@ -170,21 +177,36 @@ def _require_start(variant: Variant) -> None:
 
 def _require_members_alone(variant: Variant) -> None:
     """A combination is as its members are, down to the pixels; what it says of itself is how they come together."""
-    said = {"mode", "of", "combine"} if variant.mode == "ensemble" else {"mode", "of"}
-    if needless := sorted(variant.model_fields_set - said):
-        raise ValueError(
-            f"option {needless[0]!r} has no meaning in mode {variant.mode!r}, which says {', '.join(sorted(said))} alone; "
-            "remove it"
-        )
+    said = ("mode", "of", "combine") if variant.mode == "ensemble" else ("mode", "of")
+    for name, option in Variant.model_fields.items():
+        if name not in said and getattr(variant, name) != option.default:
+            raise ValueError(
+                f"option {name!r} has no meaning in mode {variant.mode!r}, which takes {', '.join(said[1:])} alone; remove it"
+            )
     if not variant.of:
         raise ValueError(f"option 'of' is missing; mode {variant.mode!r} needs the variants that it is made of")
     if len(set(variant.of)) != len(variant.of):
         raise ValueError(f"of {list(variant.of)} names one variant twice; name each once")
 
 
+def _require_parts_make_sense(variant: Variant) -> None:
+    if variant.parts is None:
+        return
+    if variant.mode in FROZEN_MODES:
+        raise ValueError(f"option 'parts' is for networks that are trained, not for mode {variant.mode!r}; remove it")
+    backbone = known_now(variant.backbone)
+    if backbone is not None and backbone.transformer is None:
+        raise ValueError(f"option 'parts' is for vision transformers, backbone {variant.backbone!r} is none; remove it")
+    if variant.train is not None and variant.train.mixes and variant.parts.contrast_weight > 0:
+        raise ValueError(
+            "option 'parts' pulls images of one class together, and mixup and cutmix make images of two; set "
+            "parts.contrast_weight: 0 or turn the mixing off"
+        )
+
+
 def _refuse_other_modes_options(variant: Variant) -> None:
     for combining in ("of", "combine"):
-        if combining in variant.model_fields_set:
+        if getattr(variant, combining):
             raise ValueError(
                 f"option {combining!r} is for mode {' or '.join(map(repr, COMBINATION_MODES))}, not for {variant.mode!r}"
             )
@@ -247,6 +269,7 @@ class ResolvedTrial(Options):
         default=None, description="the split is drawn with it; None is the dataset's own split"
     )
     folds: int | None = Field(default=None, description="cross-validation; the seed says which fold is val")
+    parts: PartOptions | None = None
     probe: ProbeRecipe | None
     nearest_mean: NearestMeanRecipe | None = None
     knn: KnnRecipe | None = None
@@ -273,8 +296,18 @@ class ResolvedTrial(Options):
     def _leave_out_what_is_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A CNN's trial is written as before there were transformers, plug-ins and other heads, so that hashes stay."""
         fields: dict[str, Any] = write(self)
-        later = ("plugin_sha256", "architecture", "folds", "nearest_mean", "knn", "lightgbm", "members", "combine")
-        return {k: v for k, v in fields.items() if (v is not None and v != ()) or k not in later}
+        later = (
+            "plugin_sha256",
+            "architecture",
+            "folds",
+            "parts",
+            "nearest_mean",
+            "knn",
+            "lightgbm",
+            "members",
+            "combine",
+        )
+        return {k: v for k, v in fields.items() if v not in (None, (), []) or k not in later}
 
     @property
     def starts_random(self) -> bool:
@@ -341,6 +374,7 @@ def resolve_trial(
         features=variant.features,
         split_seed=seed if protocol.resample else None,
         folds=protocol.folds,
+        parts=variant.parts,
         **_resolve_recipe(variant),
     )
 

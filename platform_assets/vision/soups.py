@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -67,8 +68,8 @@ def greedy_soup(
         state = members[name]
         everything.add(name, state)
         alone[name] = score(state)
-    best, *others = sorted(alone, key=lambda name: (-alone[name].metric, alone[name].loss, name))
-    rows = [_step("alone", name, 1, alone[name], taken=name == best) for name in (best, *others)]
+    best, *others = best_first(alone)
+    rows = [step_row("alone", name, 1, alone[name], taken=name == best) for name in (best, *others)]
     total = _Total().add(best, members[best])
     found, state = alone[best], total.mean()
     for name in others:
@@ -76,16 +77,21 @@ def greedy_soup(
         tried_state = tried_total.mean(renormalise)
         tried = score(tried_state)
         taken = tried.rank >= found.rank
-        rows.append(_step("added", name, len(tried_total.names), tried, taken=taken))
+        rows.append(step_row("added", name, len(tried_total.names), tried, taken=taken))
         if taken:
             total, found, state = tried_total, tried, tried_state
     whole = len(total.names) == len(members)
     uniform = found if whole else score(everything.mean(renormalise))
-    rows.append(_step("uniform", "", len(members), uniform, taken=whole))
+    rows.append(step_row("uniform", "", len(members), uniform, taken=whole))
     return Soup(state, tuple(total.names), found, alone, uniform, pl.DataFrame(rows))
 
 
-def _step(step: str, trial: str, members: int, judged: Judged, *, taken: bool) -> dict[str, Any]:
+def best_first(alone: Mapping[str, Judged]) -> list[str]:
+    return sorted(alone, key=lambda name: (-alone[name].metric, alone[name].loss, name))
+
+
+def step_row(step: str, trial: str, members: int, judged: Judged, *, taken: bool) -> dict[str, Any]:
+    """One row of a combination's history."""
     figures = {"val_metric": judged.metric, "val_loss": judged.loss}
     return {"step": step, "trial": trial, "members": members, **figures, "taken": taken}
 
@@ -142,7 +148,8 @@ def with_new_statistics(classifier: Classifier, state: State, part: LabelledImag
     """
     classifier.load_state_dict(state)
     batches = epoch_batches(part, recipe=_STATISTICS_RECIPE, seed=0, epoch=1, num_classes=classifier.num_classes)
-    with torch.random.fork_rng(devices=[]):
+    with closing(batches), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of dropout, which is on while statistics are collected
-        update_bn((batch.images_bchw for batch in islice(batches, _STATISTICS_BATCHES)), place(classifier, device), device)
+        images = (batch.images_bchw.to(device) for batch in islice(batches, _STATISTICS_BATCHES))
+        update_bn(images, place(classifier, device))
     return weights_of(classifier)

@@ -13,6 +13,7 @@ from torch import nn
 from platform_assets.vision.backbones import Backbone, Features, SizeDoesNotFit, get_backbone
 from platform_assets.vision.baseline_cnn import BaselineCnn
 from platform_assets.vision.features import features_module
+from platform_assets.vision.part_options import PartOptions
 from platform_assets.vision.plugins import build_plugin
 from platform_assets.vision.tensor_files import read_tensors
 from platform_assets.vision.weight_files import NoPretrainedWeights, verified_package
@@ -34,14 +35,16 @@ def load_backbone(
     features: Features = "pooled",
     image_size_px: int | None = None,
     weights: Path | None = None,
+    parts: PartOptions | None = None,
 ) -> nn.Module:
     """Module of normalised images_bchw float32 to features_bd, on the CPU, in evaluation mode.
 
     A transformer is built for `image_size_px`, else for its native size; the position embeddings of another grid are
     resampled. `weights` is the file of weight_files.py, needed for all weights that no package holds. Without
-    `pretrained` the weights are random, drawn from torch's global generator: seed it first.
+    `pretrained` the weights are random, drawn from torch's global generator: seed it first. With `parts` its last block
+    sees parts of the image.
 
-    Raises WeightsDoNotFit, BadTensorFile, NoPretrainedWeights, SizeDoesNotFit.
+    Raises WeightsDoNotFit, BadTensorFile, NoPretrainedWeights, SizeDoesNotFit, PartsDoNotFit.
     """
     backbone = get_backbone(name)
     if not backbone.is_plugin:
@@ -53,6 +56,10 @@ def load_backbone(
         model = _untrained(backbone, size_px)
         if pretrained and weights is not None:
             model.load_state_dict(fitting_tensors(model, weights, backbone=backbone))
+    if parts is not None:
+        from platform_assets.vision.part_attention import PartAttention
+
+        return PartAttention(model, parts, image_size_px=size_px).eval()
     return features_module(model, backbone, features).eval()
 
 
@@ -126,7 +133,9 @@ def _untrained(backbone: Backbone, image_size_px: int) -> nn.Module:
         # With the head, as ever: without it the generator stands elsewhere, and a seed gives another network.
         return _without_head(_timm_model(backbone, {}))
     if backbone.transformer is not None:
-        return _timm_model(backbone, {"num_classes": 0, "img_size": (image_size_px, image_size_px)})
+        return _timm_model(
+            backbone, {"num_classes": 0, "img_size": (image_size_px, image_size_px), "dynamic_img_size": False}
+        )
     if image_size_px != backbone.image_size_px and _is_built_for_one_size(backbone):
         return _resized(backbone, image_size_px)
     return _timm_model(backbone, {"num_classes": 0})

@@ -26,9 +26,9 @@ from platform_assets.resources import (
     TablesResource,
 )
 from platform_assets.stores.mlflow_database import load_mlflow
-from platform_assets.stores.tables import MissingTable, Tables
+from platform_assets.stores.tables import Tables
 from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.tuning_options import Tune
+from platform_assets.vision.tuning_options import Tune, best_parameters
 from platform_tests.components.projects import COLOURS, dataset_yaml, experiment_yaml, write_images
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16}}
@@ -143,7 +143,7 @@ def test_tuning__trains_on_train_judges_on_val_and_needs_no_test_image(workshop:
     assert trials["epochs"].to_list() == [2, 2, 2]
     assert shown["best_val_top1"] == trials["value"].max()
     assert {"history", "trials", "best", "mlflow_run", "dagster/row_count"} <= shown.keys()
-    best = tuning_steps.best_of(workshop.tables, workshop.spec.key, "rates")
+    best = best_parameters(workshop.tables.read(["photos", "first", "tuning_rates", "best"]))
     row = trials.row(shown["best_trial"], named=True)
     assert best == {path: row[path] for path in RATES.space}
     work = list((workshop.folder / "outputs").rglob("_trials/*"))
@@ -246,8 +246,3 @@ def test_tuning__a_training_that_diverges_is_a_failed_trial(workshop: Workshop) 
     assert set(trials.filter(pl.col("train.learning_rate") == 1e-3)["state"]) <= {"complete", "pruned"}
     failed = [run for run in workshop.mlflow_runs().values() if run.info.status == "FAILED"]
     assert len(failed) == diverged.height
-
-
-def test_best_of__a_search_that_was_not_run_names_its_command(workshop: Workshop) -> None:
-    with pytest.raises(MissingTable, match="photos/first/tuning_rates"):
-        tuning_steps.best_of(workshop.tables, workshop.spec.key, "rates")

@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from platform_assets.vision.interruption import held_signals, sigterm_exits
+
+
+@pytest.fixture(autouse=True)
+def _python_handlers() -> Iterator[None]:
+    """As in a program of one's own: test runners and tests before this one leave theirs."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def interrupted(times: int, done: list[str]) -> None:

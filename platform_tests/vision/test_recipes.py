@@ -41,7 +41,10 @@ def _resolved(variant: Variant, *, name: str = "v", seed: int = 0, protocol: Pro
         ({"mode": "scratch"}, "backbone"),
         ({"backbone": "baseline_cnn"}, "mode"),
         ({"backbone": "resnet5000", "mode": "scratch"}, "'resnet5000' is not known"),
-        ({"backbone": "baseline_cnn", "mode": "scrach"}, "'scratch', 'linear_probe', 'nearest_mean', 'knn', 'lightgbm' or 'finetune'"),
+        (
+            {"backbone": "baseline_cnn", "mode": "scrach"},
+            "'scratch', 'linear_probe', 'nearest_mean', 'knn'",
+        ),
         ({"backbone": "baseline_cnn", "mode": "scratch", "epochs": 3}, "Extra inputs are not permitted"),
         ({"backbone": "baseline_cnn", "mode": "scratch", "train": {"epoch": 3}}, "train.epoch"),
         (

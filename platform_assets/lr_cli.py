@@ -1,0 +1,70 @@
+"""`kestrel lr-find`: the learning-rate range test of one network trial, in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_SHOWN_ROWS = 20
+
+
+@click.command("lr-find")
+@click.argument("experiment")
+@click.argument("trial")
+@click.option("--steps", default=100, show_default=True, help="Optimizer steps, each at a higher rate than the last.")
+def lr_find(experiment: str, trial: str, steps: int) -> None:
+    """Try rising learning rates on TRIAL (finetune__s0) of EXPERIMENT (elpv/probes) and suggest one; nothing is kept.
+
+    The suggestion is where the smoothed loss falls steepest (Smith 2017). The dataset must have been materialized.
+    """
+    from platform_assets.vision.lr_range import NoLearningRate, suggested_rate
+
+    tested = _tested(experiment, trial, steps)
+    shown = tested.gather_every(max(1, tested.height // _SHOWN_ROWS))
+    most = max(shown["smoothed_loss"])
+    for rate, loss in shown.select("learning_rate", "smoothed_loss").rows():
+        click.echo(f"{rate:10.2e}  {loss:8.4f}  {'#' * round(40 * loss / most)}")
+    try:
+        click.echo(f"\nsuggested: learning_rate: {suggested_rate(tested):.1e}")
+    except NoLearningRate as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _tested(experiment: str, trial_key: str, steps: int) -> pl.DataFrame:
+    from platform_assets.cli import experiment_named
+    from platform_assets.components.inputs import open_inputs
+    from platform_assets.resources import resources
+    from platform_assets.results import dataset_of
+    from platform_assets.settings import Settings
+    from platform_assets.vision.devices import choose_device
+    from platform_assets.vision.lr_range import lr_range_test
+    from platform_assets.vision.models import initial_classifier
+    from platform_assets.vision.network_fitting import network_parts
+    from platform_assets.vision.pixels import Pixels
+
+    spec, settings = experiment_named(experiment), Settings()
+    if trial_key not in spec.trials:
+        raise click.UsageError(f"{trial_key}: not a trial of {experiment}; it has {', '.join(spec.trials)}")
+    opened = resources(settings)
+    files, say = opened["files"], _say
+    inputs = open_inputs(spec, dataset_of(spec, Path.cwd()), opened["tables"].open(), files, say=say)
+    trial = inputs.trial(trial_key)
+    if trial.train is None:
+        raise click.UsageError(
+            f"{trial_key}: mode {trial.mode!r} has no learning rate; name a trial that trains a network"
+        )
+    pixels = Pixels(inputs.root, spill=files.decoded(), cache=files.pixel_cache())
+    part = network_parts(trial, inputs.records_of(trial), pixels, inputs.label_map)["train"]
+    classifier = initial_classifier(trial, len(inputs.label_map), inputs.start(spec.variants[trial.variant]))
+    device = choose_device(settings.device).device
+    say(f"{trial_key}: {len(part):,} images, {steps} steps of {trial.train.batch_size} on {device}")
+    return lr_range_test(classifier, part, trial.train, seed=trial.seed, device=device, steps=steps)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
