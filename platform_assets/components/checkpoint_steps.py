@@ -16,7 +16,7 @@ from platform_assets.components.desk import CheckpointRow, Desk
 from platform_assets.components.embedding_steps import vectors_of
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import begin
-from platform_assets.vision.recipes import FROZEN_MODES
+from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +31,7 @@ CHECKPOINT = (
     "One trained classifier a trial: weights (safetensors), config, label map, environment stamp, parts and training curve. "
     "A trial whose data, config and code are unchanged is found on disk and not trained again."
 )
-FITTING = ("vision.network_fitting", "vision.checkpoints")
+FITTING = ("vision.network_fitting", "vision.combination_fitting", "vision.checkpoints")
 PACE_EVERY_SECONDS = 10.0
 
 
@@ -132,6 +132,8 @@ def fitted_trial(
     from platform_assets.vision.fitting import fit_probe_trial
     from platform_assets.vision.network_fitting import Listeners, fit_network_trial
 
+    if trial.mode in COMBINATION_MODES:
+        return _combined(desk, trial, records)
     weights, log = desk.inputs.start(desk.spec.variants[trial.variant]), desk.context.log
     if trial.mode in FROZEN_MODES:
         return fit_probe_trial(trial, records, trial_vectors(desk, trial), desk.inputs.label_map, weights=weights)
@@ -151,6 +153,16 @@ def fitted_trial(
         )
     fitted.summary["operators_on_cpu"] = len(fallen_back)
     return fitted
+
+
+def _combined(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Fitted:
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES
+    from platform_assets.vision.combination_fitting import fit_combination_trial
+
+    keys = [member.trial.trial for member in trial.members]
+    members = [(key, desk.folder(key).local_folder(*CLASSIFIER_FILES)) for key in keys]
+    device = desk.compute.choose(desk.context.log).device
+    return fit_combination_trial(trial, records, desk.pixels, desk.inputs.label_map, members, device=device)
 
 
 def _teacher(desk: Desk, trial: ResolvedTrial) -> Classifier | None:
@@ -217,7 +229,10 @@ def _read_history(desk: Desk, trial: ResolvedTrial) -> pl.DataFrame:
 
 def _curve(trial: ResolvedTrial, history: pl.DataFrame) -> bytes:
     from platform_assets.vision import plots
+    from platform_assets.vision.combination_plots import combination_steps
 
+    if trial.mode in COMBINATION_MODES:
+        return combination_steps(history, metric=trial.metric)
     if "epoch" in history.columns:
         return plots.learning_curves(history, metric=trial.metric)
     option = next(name for name in plots.OPTION_NAMES if name in history.columns)

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
 from platform_assets.vision.backbones import Features, get_backbone
+from platform_assets.vision.modes import FROZEN_MODES
 from platform_assets.vision.preprocessing import Preprocessing
-from platform_assets.vision.recipes import FROZEN_MODES, Variant, resolve_preprocessing
+from platform_assets.vision.recipes import Variant, resolve_preprocessing
 
 if TYPE_CHECKING:
     import polars as pl

@@ -29,7 +29,7 @@ from platform_assets.resources import (
     OutputsResource,
     TablesResource,
 )
-from platform_assets.vision.recipes import FROZEN_MODES
+from platform_assets.vision.modes import FROZEN_MODES
 
 POOL = "accelerator"
 

@@ -6,14 +6,16 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
+from platform_assets.vision.combination_options import require_combinations_fit
 from platform_assets.vision.gates import Gate
+from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 from platform_assets.vision.preprocessing import Resize
 from platform_assets.vision.recipes import (
-    FROZEN_MODES,
     BackboneName,
     CropToBox,
     ImageSizePx,
     MetricName,
+    Protocol,
     Seeds,
     Variant,
     VariantName,
@@ -77,6 +79,25 @@ class ExperimentSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _combinations_fit(self) -> Self:
+        require_combinations_fit(self.variants, self.trials, self.protocol("0" * 64))
+        return self
+
+    def protocol(self, label_map_checksum: str) -> Protocol:
+        """What all variants share, so that they can be compared."""
+        return Protocol(
+            dataset=self.dataset,
+            experiment=self.name,
+            metric=self.metric,
+            label_map_checksum=label_map_checksum,
+            image_size_px=self.image_size_px,
+            resize=self.resize,
+            crop_to_box=self.crop_to_box,
+            resample=self.resample,
+            folds=self.folds,
+        )
+
+    @model_validator(mode="after")
     def _searches_fit(self) -> Self:
         require_tunes_fit(self.tune, self.variants, resample=self.resample)
         for name, variant in self.variants.items():
@@ -107,11 +128,11 @@ class ExperimentSpec(BaseModel):
     @property
     def trials(self) -> dict[str, tuple[str, int]]:
         """Partition key to variant name and seed, in the order of the YAML file."""
-        return {
-            trial_key(name, seed): (name, seed)
-            for name, variant in self.variants.items()
-            for seed in variant.seeds or self.seeds
-        }
+        singles = {name: v.seeds or self.seeds for name, v in self.variants.items() if v.mode not in COMBINATION_MODES}
+        # A combination takes all seeds of its members, and comes after them.
+        combinations = {name: self.seeds[:1] for name in self.variants if name not in singles}
+        named = (singles | combinations).items()
+        return {trial_key(name, seed): (name, seed) for name, seeds in named for seed in seeds}
 
     @property
     def has_probes(self) -> bool:

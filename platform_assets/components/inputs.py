@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platform_assets.components.records_steps import read_label_map
+from platform_assets.vision.combination_options import members_of, resolve_combination
 from platform_assets.vision.cropping import require_boxes
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.modes import COMBINATION_MODES
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_trial
 from platform_assets.vision.tuning_options import best_parameters, with_best
 
 if TYPE_CHECKING:
@@ -45,27 +47,30 @@ class Inputs:
 
     @property
     def protocol(self) -> Protocol:
-        return Protocol(
-            dataset=self.spec.dataset,
-            experiment=self.spec.name,
-            metric=self.spec.metric,
-            label_map_checksum=self.label_map.checksum,
-            image_size_px=self.spec.image_size_px,
-            resize=self.spec.resize,
-            crop_to_box=self.spec.crop_to_box,
-            resample=self.spec.resample,
-            folds=self.spec.folds,
-        )
+        return self.spec.protocol(self.label_map.checksum)
 
     def trial(self, partition: str) -> ResolvedTrial:
         """With the best options of its search where it is tuned. Raises MissingTable, naming the command."""
         name, seed = self.spec.trials[partition]
         variant = self.spec.variants[name]
+        if variant.mode in COMBINATION_MODES:
+            members = [self._member(key) for key in members_of(variant, self.spec.trials)]
+            return resolve_combination(variant, name=name, seed=seed, protocol=self.protocol, members=members)
         if variant.tuned_by is not None:
             search = [*self.spec.key, f"tuning_{variant.tuned_by}"]
             self.tables.read(search)  # its error names the asset that was not materialized
             variant = with_best(variant, best_parameters(self.tables.read([*search, "best"])))
         return self.resolve(variant, name, seed)
+
+    def _member(self, partition: str) -> Member:
+        """A finished trial. Raises MissingTable, naming its command, and StaleMember."""
+        trial = self.trial(partition)
+        row = self.tables.read([*self.spec.key, "checkpoint"], partition).row(0, named=True)
+        if row["config_hash"] != trial.config_hash:
+            raise StaleMember(
+                f"{partition}: its YAML changed since it was trained; materialize it before what is made of it"
+            )
+        return Member(trial=trial, config_hash=trial.config_hash, checkpoint_id=row["checkpoint_id"])
 
     def known_config_hash(self, partition: str) -> str:
         """That of a trial; of one whose search or weights are missing it says so, which is no fault of the others."""
@@ -74,7 +79,7 @@ class Inputs:
 
         try:
             return self.trial(partition).config_hash
-        except (MissingTable, WeightsMissing):
+        except (MissingTable, StaleMember, WeightsMissing):
             return "not resolved"
 
     def resolve(self, variant: Variant, name: str, seed: int) -> ResolvedTrial:
@@ -87,7 +92,7 @@ class Inputs:
         """The file that a variant starts from, looked for once; None where it starts from random weights."""
         from platform_assets.vision.weight_files import weights_of
 
-        if variant.mode == "scratch" or not variant.pretrained:
+        if variant.mode in ("scratch", *COMBINATION_MODES) or not variant.pretrained:
             return None
         named = (variant.backbone, variant.weights)
         if named not in self._starts:
@@ -119,6 +124,10 @@ def require_sound(tables: Tables, dataset: str) -> None:
                 f"{dataset}/records failed its blocking check {check}: {said or 'see the check in the UI'}; "
                 "mend the data or its YAML and materialize records again"
             )
+
+
+class StaleMember(ValueError):
+    """A soup or ensemble of a trial that is not what the YAML asks for now."""
 
 
 class BadTarget(ValueError):

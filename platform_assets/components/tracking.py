@@ -96,7 +96,9 @@ def _named(desk: Desk, trial: ResolvedTrial) -> dict[str, Any]:
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, dict):
+        if name == "members":  # whole configs, too long for a param; each is a run of its own
+            found[name] = ", ".join(f"{member['trial']['variant']} {member['checkpoint_id']}" for member in value)
+        elif isinstance(value, dict):
             found.update(_flat(value, f"{prefix}{name}."))
         else:
             found[f"{prefix}{name}"] = (

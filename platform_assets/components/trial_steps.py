@@ -17,7 +17,7 @@ from platform_assets.components.desk import Desk
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends, record
 from platform_assets.components.trial_checks import CHECKS
-from platform_assets.vision.recipes import FROZEN_MODES
+from platform_assets.vision.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
     import polars as pl

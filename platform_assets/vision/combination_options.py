@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from platform_assets.vision.backbones import known_now
-from platform_assets.vision.recipes import (
-    COMBINATION_MODES,
-    DEFAULT_RECIPES,
-    Member,
-    Protocol,
-    ResolvedTrial,
-    Variant,
-    resolve_preprocessing,
-)
+from platform_assets.vision.modes import COMBINATION_MODES, DEFAULT_RECIPES
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_preprocessing
 
 if TYPE_CHECKING:
+    from platform_assets.vision.modes import Mode
     from platform_assets.vision.preprocessing import Preprocessing
-    from platform_assets.vision.recipes import Mode
 
 Trials = Mapping[str, tuple[str, int]]
 """Partition key to variant name and seed."""

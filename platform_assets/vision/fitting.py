@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.heads import UnitLinear, UnitVectors, linear_layer
 from platform_assets.vision.models import Classifier, initial_classifier
+from platform_assets.vision.modes import RECIPE_OF_MODE
 from platform_assets.vision.nearest import FittedHead, fit_nearest_mean, fit_neighbours
 from platform_assets.vision.probe import FittedProbe, fit_probe
 from platform_assets.vision.probe_options import KnnRecipe, LightgbmRecipe, NearestMeanRecipe, columns_of
-from platform_assets.vision.recipes import RECIPE_OF_MODE
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from platform_assets.vision.backbones import Features, Sha256, Transformer, get_backbone, known_now, require_spelling
+from platform_assets.vision.modes import COMBINATION_MODES, DEFAULT_RECIPES, FROZEN_MODES, RECIPE_OF_MODE, Combine, Mode
 from platform_assets.vision.part_options import PartOptions
 from platform_assets.vision.plugins import PLUGIN_NAME, plugin_sha256
 from platform_assets.vision.preprocessing import BoxMargin, Preprocessing, Resize
@@ -28,29 +29,6 @@ from platform_assets.vision.probe_options import (
 )
 from platform_assets.vision.train_options import Options, TrainRecipe
 
-Mode = Literal["scratch", "linear_probe", "nearest_mean", "knn", "lightgbm", "finetune", "soup", "ensemble"]
-# These fit a head on embeddings; the others train a network on pixels.
-FROZEN_MODES: tuple[Mode, ...] = ("linear_probe", "nearest_mean", "knn", "lightgbm")
-# These combine trials that are finished (combination_options.py); they have no recipe.
-COMBINATION_MODES: tuple[Mode, ...] = ("soup", "ensemble")
-Combine = Literal["mean", "weighted", "vote"]
-# The option that holds the recipe of a mode.
-RecipeName = Literal["probe", "nearest_mean", "knn", "lightgbm", "train"]
-RECIPE_OF_MODE: dict[Mode, RecipeName] = {
-    "scratch": "train",
-    "linear_probe": "probe",
-    "nearest_mean": "nearest_mean",
-    "knn": "knn",
-    "lightgbm": "lightgbm",
-    "finetune": "train",
-}
-DEFAULT_RECIPES: dict[RecipeName, Options] = {
-    "probe": ProbeRecipe(),
-    "nearest_mean": NearestMeanRecipe(),
-    "knn": KnnRecipe(),
-    "lightgbm": LightgbmRecipe(),
-    "train": TrainRecipe(),
-}
 MetricName = Literal["top1", "macro_f1", "balanced_accuracy"]
 
 

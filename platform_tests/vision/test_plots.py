@@ -84,7 +84,10 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     **{f"class_balance_{k}": lambda k=k: plots.class_balance(_counts(k)) for k in (1, 2, 60, 61, 200)},
     **{f"confusion_matrix_{k}": lambda k=k: plots.confusion_matrix(_matrix(k), _names(k)) for k in (2, 25, 60, 200)},
     **{f"learning_curves_{n}": lambda n=n: plots.learning_curves(_history(n), metric="top1") for n in (1, 300)},
-    **{f"regularization_{n}": lambda n=n: plots.selection_curve(_candidates(n), option="log10_c", metric="top1") for n in (1, 13)},
+    **{
+        f"regularization_{n}": lambda n=n: plots.selection_curve(_candidates(n), option="log10_c", metric="top1")
+        for n in (1, 13)
+    },
     **{f"leaderboard_{n}": lambda n=n: plots.leaderboard_bars(_board(n)) for n in (1, 30)},
     **{f"embedding_map_{k}": lambda k=k: _embedding_map(300, k, 8) for k in (1, 10, 81)},
     "embedding_map_of_equal_vectors": lambda: plots.embedding_map(np.ones((4, 3), np.float32), ["a", "b", "a", "b"]),
