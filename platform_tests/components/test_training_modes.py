@@ -113,3 +113,30 @@ def test_weights__a_file_that_is_missing_is_named_with_the_cure(trained: Project
     said = failure(trained.materialize('key:"photos/first/embeddings"', raises=False))
     place.with_suffix(".away").rename(place)
     assert f"weights: {place} is missing" in said
+
+
+MEMBERS: dict[str, Any] = {
+    "cnn": {"backbone": "baseline_cnn", "mode": "scratch", "train": SHORT},
+    "other": {"backbone": "baseline_cnn", "mode": "scratch", "train": {**SHORT, "learning_rate": 0.01}},
+    "soup": {"mode": "soup", "of": ["cnn", "other"]},
+    "both": {"mode": "ensemble", "of": ["cnn", "other"], "combine": "weighted"},
+}
+
+
+def test_combinations__come_after_their_members_and_are_delivered(photos: Project) -> None:
+    photos.write("first", experiment_yaml(seeds=[0, 1], variants=MEMBERS, image_size_px=32, baseline="cnn"))
+    photos.materialize("group:photos")
+    photos.materialize("group:photos_first", partitions=("cnn__s0", "both__s0"))
+    tables = Tables(photos.data / "tables")
+    board = tables.read(["photos", "first", "leaderboard"])
+    assert set(board["variant"]) == set(MEMBERS)
+    for variant, mode in (("soup", "soup"), ("both", "ensemble")):
+        row = tables.read(["photos", "first", "checkpoint"], f"{variant}__s0").row(0, named=True)
+        config = json.loads(Path(row["folder_url"], "config.json").read_text())
+        assert config["mode"] == mode
+        members = [f"{member['trial']['variant']}__s{member['trial']['seed']}" for member in config["members"]]
+        assert members == ["cnn__s0", "cnn__s1", "other__s0", "other__s1"]
+        metrics = tables.read(["photos", "first", "metrics"], f"{variant}__s0").row(0, named=True)
+        alone = [tables.read(["photos", "first", "metrics"], name)["val_top1"].item() for name in members]
+        assert metrics["val_top1"] >= max(alone) - 1e-9
+        load_classifier(Path(row["folder_url"]))

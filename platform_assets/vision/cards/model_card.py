@@ -11,6 +11,7 @@ from platform_assets.vision.cards.markdown import cell, front_matter, literal, s
 from platform_assets.vision.evaluation import Metrics
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.modes import RECIPE_OF_MODE
 from platform_assets.vision.recipes import ResolvedTrial
 
 _BOARD_COLUMNS = (
@@ -112,7 +113,7 @@ def _model_head(facts: ModelCardFacts) -> dict[str, object]:
         **hub_fields(facts.licence),
         "pipeline_tag": "image-classification",
         "library_name": "onnx",
-        "tags": ["kestrel", facts.trial.backbone, facts.trial.mode],
+        "tags": ["kestrel", *dict.fromkeys(network.backbone for network in facts.trial.networks), facts.trial.mode],
         "metrics": ["accuracy", "f1"],
         "model-index": [{"name": facts.name, "results": [result]}],
     }
@@ -147,9 +148,10 @@ def _classes_text(test: Metrics) -> str:
 
 def _training_text(facts: ModelCardFacts) -> str:
     trial = facts.trial
-    recipe = trial.probe or trial.train
+    recipe = getattr(trial, RECIPE_OF_MODE[trial.mode]) if trial.mode in RECIPE_OF_MODE else None
     rows = [
-        ("backbone", trial.backbone),
+        ("backbone", ", ".join(dict.fromkeys(network.backbone for network in trial.networks))),
+        *(("made of", member.trial.trial) for member in trial.members),
         ("mode", trial.mode),
         ("seed", str(trial.seed)),
         ("train images", facts.train_images),
@@ -177,16 +179,20 @@ def _use_text(facts: ModelCardFacts) -> str:
 
 
 def _licences_text(facts: ModelCardFacts) -> str:
-    backbone = get_backbone(facts.trial.backbone)
-    weights = stated(backbone.weights_licence) if facts.trial.pretrained_sha256 else "none, trained from scratch"
     rows = [
         ("this model", stated(facts.licence.described())),
         ("data", stated(facts.data_licence.described())),
-        ("pretrained weights", weights),
-        ("architecture", backbone.licence),
         ("cite for the data", stated(facts.data_citation)),
-        ("cite for the architecture", backbone.citation),
     ]
+    of_whom = {network.backbone: network for network in facts.trial.networks}
+    for name, network in of_whom.items():
+        backbone, of = get_backbone(name), f" of {name}" if len(of_whom) > 1 else ""
+        weights = stated(backbone.weights_licence) if network.pretrained_sha256 else "none, trained from scratch"
+        rows += [
+            (f"pretrained weights{of}", weights),
+            (f"architecture{of}", backbone.licence),
+            (f"cite for the architecture{of}", backbone.citation),
+        ]
     return table(["what", "licence or citation"], rows)
 
 
