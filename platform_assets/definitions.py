@@ -21,6 +21,14 @@ gc.freeze()
 def project(package: str) -> dg.Definitions:
     """Everything defined in the folder `defs` of a package, with Kestrel's resources, executor and console log."""
     settings = Settings()
+    gc.disable()  # what is loaded stays too
+    try:
+        return _project(package, settings)
+    finally:
+        gc.enable()
+
+
+def _project(package: str, settings: Settings) -> dg.Definitions:
     platform = dg.Definitions(
         resources=resources(settings), executor=EXECUTORS[settings.executor], loggers={"console": console}
     )

@@ -25,5 +25,5 @@ def test_code_version__follows_every_import_of_every_module() -> None:
     """An import right after another was swallowed: editing the probe trained nothing again."""
     modules = [path for layer in ("vision", "stores") for path in (PACKAGE / layer).rglob("*.py")]
     assert len(modules) > 100
-    missed = {path.name: imported(path) - set(_code_and_imports(path)[1]) for path in modules}
+    missed = {path.name: imported(path) - {Path(file) for file in _code_and_imports(str(path))[1]} for path in modules}
     assert {name: files for name, files in missed.items() if files} == {}
