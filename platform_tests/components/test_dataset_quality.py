@@ -335,12 +335,15 @@ def test_incremental__code_of_another_module_makes_nothing_again(
     monkeypatch.setattr(specs, "PACKAGE", package)
     code = records_code(VisionDatasetSpec.model_validate(dataset_yaml("images")["attributes"]))
 
+    def forget() -> None:
+        for cached in (specs.code_version, specs._code_and_imports, specs._file):
+            cached.cache_clear()
+
     def version(edited: str | None = None) -> str:
         if edited:
             with (package / edited).open("a") as file:
                 file.write("\nEDITED = True\n")
-        specs.code_version.cache_clear()
-        specs._code_and_imports.cache_clear()
+        forget()
         return specs.code_version(*code)
 
     try:
@@ -359,8 +362,7 @@ def test_incremental__code_of_another_module_makes_nothing_again(
         ]
     finally:
         monkeypatch.undo()
-        specs.code_version.cache_clear()
-        specs._code_and_imports.cache_clear()
+        forget()
     assert set(others) == {before}
     assert len({before, *own}) == 5
 
