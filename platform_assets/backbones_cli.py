@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from platform_assets.columns import print_columns
 from platform_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def list_() -> None:
         licence = entry.weights_licence or "-"
         where = whereabouts(entry, places)
         rows.append((entry.name, size, str(entry.image_size_px), entry.normalization, licence, where))
-    _columns(rows)
+    print_columns(rows)
     click.echo("\nAny other model of timm is `backbone: timm/NAME`; a network of your own is `model: module:callable`.")
 
 
@@ -114,9 +115,3 @@ def _places() -> WeightPlaces:
 
     settings = Settings()
     return WeightPlaces(settings.root, settings.data_dir)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

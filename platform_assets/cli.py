@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from platform_assets.backbones_cli import backbones
+from platform_assets.columns import print_columns
 from platform_assets.data_cli import data
 from platform_assets.lr_cli import lr_find
 from platform_assets.settings import quiet_environment
@@ -86,11 +87,13 @@ def doctor() -> None:
 
     settings = Settings()
     found = inspect_machine(settings.data_dir, settings.device)
-    width = max(len(finding.subject) for finding in found)
-    for finding in found:
-        mark = "!" if finding.state == "problem" else " "
-        why = f"  ({finding.why})" if finding.why else ""
-        click.echo(f"{mark} {finding.subject:{width}}  {finding.chosen}{why}")
+    marks = {"problem": "!", "good": " "}
+    print_columns(
+        [
+            (f"{marks[each.state]} {each.subject}", f"{each.chosen}  ({each.why})" if each.why else each.chosen)
+            for each in found
+        ]
+    )
     if any(finding.state == "problem" for finding in found):
         raise SystemExit(1)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from platform_assets.columns import print_columns
 from platform_assets.dataset_exports import EXPORT_FORMATS, ExportFormat, Release, writer
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def list_() -> None:
         rows.append(
             (spec.name, spec.source.kind, version or "not materialized", images, licence_of(spec) or _NOT_STATED)
         )
-    _columns(rows)
+    print_columns(rows)
 
 
 @data.command()
@@ -129,7 +130,7 @@ def show(name: str) -> None:
         records = datasets.records(name)
         facts.append(("images", f"{records.height:,}, {int(records['bytes'].sum()) / 1e6:,.1f} MB"))
         facts.append(("rejected", f"{datasets.tables.read((name, 'rejected')).height:,}"))
-    _columns(facts)
+    print_columns(facts)
     if version:
         _print(class_counts(records))
 
@@ -308,18 +309,12 @@ def _progress(what: str) -> Callable[[int, int], None]:
     return every_two_seconds(lambda line: click.echo(line, err=True), what)
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 def _print(frame: pl.DataFrame) -> None:
     """The first rows, each cell whole."""
     cells = [
         tuple(frame.columns),
         *(tuple("" if cell is None else str(cell) for cell in row) for row in frame.head(_SHOWN_ROWS).rows()),
     ]
-    _columns(cells)
+    print_columns(cells)
     if frame.height > _SHOWN_ROWS:
         click.echo(f"... and {frame.height - _SHOWN_ROWS:,} more")

@@ -21,11 +21,13 @@ gc.freeze()
 def project(package: str) -> dg.Definitions:
     """Everything defined in the folder `defs` of a package, with Kestrel's resources, executor and console log."""
     settings = Settings()
+    collecting = gc.isenabled()
     gc.disable()  # what is loaded stays too
     try:
         return _project(package, settings)
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 def _project(package: str, settings: Settings) -> dg.Definitions:

@@ -214,7 +214,7 @@ def _stamp(desk: Desk, trial: ResolvedTrial, device: Any) -> dict[str, Any]:
         config_hash=trial.config_hash,
         seed=trial.seed,
         device=device,
-        fp16=False,
+        fp16=trial.train is not None and trial.train.precision == "float16",
         tiny_train_subset_path=tiny_path,
         tiny_infer_subset_path=tiny_path,
         repository=Path(desk.files.root),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.weight_files import WeightPlaces, WeightsFile
+    from platform_assets.vision.weight_files import WeightPlaces, WeightsFile, WeightsMissing
 
 NO_TARGETS = ("image_id", "path", "split", "group", "mode", "format", "phash", "mask")
 
@@ -43,7 +43,7 @@ class Inputs:
     tables: Tables
     places: WeightPlaces
     say: Callable[[str], None]
-    _starts: dict[tuple[str, str | None], WeightsFile | None] = field(default_factory=dict)
+    _starts: dict[tuple[str, str | None], WeightsFile | WeightsMissing | None] = field(default_factory=dict)
 
     @property
     def protocol(self) -> Protocol:
@@ -89,15 +89,24 @@ class Inputs:
         return resolve_trial(variant, name=name, seed=seed, protocol=self.protocol, pretrained_sha256=sha256)
 
     def start(self, variant: Variant) -> WeightsFile | None:
-        """The file that a variant starts from, looked for once; None where it starts from random weights."""
-        from platform_assets.vision.weight_files import weights_of
+        """The file that a variant starts from, looked for once; None where it starts from random weights.
+
+        A download that failed is not tried again for every seed. Raises WeightsMissing and WeightsChanged.
+        """
+        from platform_assets.vision.weight_files import WeightsMissing, weights_of
 
         if variant.mode in ("scratch", *COMBINATION_MODES) or not variant.pretrained:
             return None
         named = (variant.backbone, variant.weights)
         if named not in self._starts:
-            self._starts[named] = weights_of(variant, self.places, say=self.say)
-        return self._starts[named]
+            try:
+                self._starts[named] = weights_of(variant, self.places, say=self.say)
+            except WeightsMissing as error:
+                self._starts[named] = error
+        found = self._starts[named]
+        if isinstance(found, WeightsMissing):
+            raise found
+        return found
 
     def records_of(self, trial: ResolvedTrial) -> pl.DataFrame:
         """The records with the split of this trial: the dataset's, or one drawn with the trial's seed."""

@@ -24,8 +24,8 @@ _NOISE_MEAN, _NOISE_STD = 0.45 * 255, 0.225 * 255
 def augment(image_chw: torch.Tensor, options: AugmentOptions, generator: np.random.Generator) -> torch.Tensor:
     """One square uint8 image, transformed at random; the same generator state gives the same pixels.
 
-    The image given is left as it is, and is what comes back where nothing is done to it. With `crop_scale` the one that
-    comes back is that much smaller.
+    The image given is left as it is, and is what comes back where nothing is done to it. With `crop_scale` or
+    `crop_size_px` the one that comes back has the side of `cropped_side`.
     """
     image_chw = _moved(image_chw, options, generator)
     if options.color_jitter:
@@ -59,21 +59,21 @@ def _resized_crop(image_chw: torch.Tensor, options: AugmentOptions, generator: n
     top = int(generator.integers(side - height + 1))
     left = int(generator.integers(side - width + 1))
     box_1chw = image_chw[None, :, top : top + height, left : left + width]
-    model_side = cropped_side(side, options)
-    smaller = model_side < side
+    trained_side = cropped_side(side, options)
+    smaller = trained_side < side
     return torch.nn.functional.interpolate(
-        box_1chw, size=(model_side, model_side), mode="bilinear", align_corners=False, antialias=smaller
+        box_1chw, size=(trained_side, trained_side), mode="bilinear", align_corners=False, antialias=smaller
     )[0]
 
 
 def cropped_side(side: int, options: AugmentOptions) -> int:
-    """The model's side for pictures kept at `side`; `source_side` is the way back."""
-    return round(side / options.crop_scale)
+    """The side that is trained at, of pictures kept at `side`; `source_side` is the way back."""
+    return options.crop_size_px or round(side / options.crop_scale)
 
 
 def source_side(image_size_px: int, options: AugmentOptions) -> int:
     """The side that training pictures are kept at."""
-    return round(image_size_px * options.crop_scale)
+    return round((options.crop_size_px or image_size_px) * options.crop_scale)
 
 
 def _jittered(image_chw: torch.Tensor, most: float, generator: np.random.Generator) -> torch.Tensor:

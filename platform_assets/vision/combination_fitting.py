@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from platform_assets.vision.checkpoints import WEIGHTS_FILE, checkpoint_id, load_classifier
-from platform_assets.vision.datasets import LabelledImages, fits_in_memory
+from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.ensembles import Combination, Ensemble, fit_weights
 from platform_assets.vision.evaluation import predict
 from platform_assets.vision.fitting import Fitted, part_labels
@@ -98,14 +98,8 @@ class _Job:
         rows, labels_n = part_labels(self.records, part, self.label_map)
         order = np.argsort(self.records["image_id"].to_numpy()[rows], kind="stable")
         image_ids = self.records["image_id"].to_numpy()[rows[order]]
-        return LabelledImages(tuple(image_ids), self._images(rows[order]), labels_n[order])
-
-    def _images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Rows of all the images, which other trials have decoded; those alone where all do not fit in memory twice."""
-        seen = self.trial.preprocessing
-        if fits_in_memory(2 * self.records.height, seen.image_size_px):
-            return self.pixels.of(self.records, seen)[rows]
-        return self.pixels.of(self.records[rows], seen)
+        images_nchw = self.pixels.rows(self.records, rows[order], self.trial.preprocessing)
+        return LabelledImages(tuple(image_ids), images_nchw, labels_n[order])
 
     def judged(self, logits_nk: NDArray[np.float32], val: LabelledImages) -> Judged:
         return Judged(score(logits_nk, val.labels_n, self.trial.metric), cross_entropy(logits_nk, val.labels_n))

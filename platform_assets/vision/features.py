@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from platform_assets.vision.backbones import TOKEN_BLOCKS
 from platform_assets.vision.stages import StageFeatures
 
 if TYPE_CHECKING:
     from platform_assets.vision.backbones import Backbone, Features
-
-# Blocks whose class tokens `tokens` holds, as DINOv2's linear evaluation reads at most (Oquab et al. 2023).
-TOKEN_BLOCKS = 4
 
 
 class FeaturesNotThere(ValueError):

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.splits import BadSplit, EmptySplit, _seeded_order, _units
+from platform_assets.vision.splits import BadSplit, EmptySplit, seeded_order, units_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +29,7 @@ def folds(records: pl.DataFrame, k: int, seed: int, *, group_by: Sequence[str] =
         raise BadSplit(f"{k} folds: an image must be in train of another fold; ask for 2 or more")
     if missing := [name for name in group_by if name not in records.columns]:
         raise BadSplit(f"folds are grouped by {missing}, the records have {records.columns}; correct the columns")
-    units = _units(records, group_by)
+    units = units_of(records, group_by)
     is_test = (records["split"] == "test").fill_null(False).to_list()
     fold_of = _dealt(_labels_by_unit(records, units, is_test), k, seed)
     numbers = [None if test else fold_of[unit] for unit, test in zip(units, is_test, strict=True)]
@@ -67,7 +67,7 @@ def _dealt(contents: Mapping[str, Counter[str]], k: int, seed: int) -> dict[str,
     if len(contents) < k:
         raise EmptySplit(f"{len(contents)} images or groups outside test are too few for {k} folds; lower the folds")
     # Class by class, so that sizes differ by one image at most where nothing groups them.
-    in_turn = sorted(_seeded_order(contents, seed), key=lambda unit: (-contents[unit].total(), sorted(contents[unit])))
+    in_turn = sorted(seeded_order(contents, seed), key=lambda unit: (-contents[unit].total(), sorted(contents[unit])))
     totals = _with_all(sum(contents.values(), Counter[str]()))
     waiting = Counter(label for content in contents.values() for label in content)
     held: list[Counter[Key]] = [Counter() for _ in range(k)]

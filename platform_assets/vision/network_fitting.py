@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from platform_assets.vision.augmentation import source_side
-from platform_assets.vision.datasets import LabelledImages, fits_in_memory
+from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.fitting import Fitted, part_labels
 from platform_assets.vision.loading import choose_workers
 from platform_assets.vision.models import Classifier, initial_classifier
@@ -96,26 +93,19 @@ def fit_network_trial(
 def network_parts(
     trial: ResolvedTrial, records: pl.DataFrame, pixels: Pixels, label_map: LabelMap
 ) -> dict[Part, LabelledImages]:
-    """The images of train at the size that crops are cut from, those of val as the classifier will see every image."""
+    """The images of train at the size that crops are cut from, whole; those of val as the classifier will see every image."""
     assert trial.train is not None
     seen = trial.preprocessing
-    larger = seen.model_copy(update={"image_size_px": source_side(seen.image_size_px, trial.train)})
+    larger: dict[str, float] = {"image_size_px": source_side(seen.image_size_px, trial.train)}
+    if trial.train.augmentation == "crop_flip":
+        larger["crop_fraction"] = 1.0
     image_ids, found = records["image_id"].to_numpy(), {}
-    shown: tuple[tuple[Part, Preprocessing], ...] = (("train", larger), ("val", seen))
+    shown: tuple[tuple[Part, Preprocessing], ...] = (("train", seen.model_copy(update=larger)), ("val", seen))
     for part, preprocessing in shown:
         rows, labels_n = part_labels(records, part, label_map)
-        images_nchw = _images(pixels, records, rows, preprocessing)
+        images_nchw = pixels.rows(records, rows, preprocessing)
         found[part] = LabelledImages(tuple(image_ids[rows]), images_nchw, labels_n)
     return found
-
-
-def _images(
-    pixels: Pixels, records: pl.DataFrame, rows: NDArray[np.int64], preprocessing: Preprocessing
-) -> NDArray[np.uint8]:
-    """Rows of all the images, which the next trial finds decoded; those alone where all do not fit in memory twice."""
-    if fits_in_memory(2 * records.height, preprocessing.image_size_px):
-        return pixels.of(records, preprocessing)[rows]
-    return pixels.of(records[rows], preprocessing)
 
 
 def _require_same_pixels(teacher: Classifier, seen: Preprocessing, said: str | None) -> None:

@@ -38,7 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _advice(recipe: TrainRecipe, image_size_px: int, device: Device, error: BaseException) -> str:
-    batch = f"{recipe.batch_size // (recipe.accumulate * recipe.devices)} images of {image_size_px} px at once"
+    side = recipe.crop_size_px or image_size_px
+    batch = f"{recipe.batch_size // (recipe.accumulate * recipe.devices)} images of {side} px at once"
     cures = ", or ".join(f"{number}. {cure}" for number, cure in enumerate(cures_of(recipe, image_size_px), start=1))
     return (
         f"out of memory on {device} with {batch} (batch_size {recipe.batch_size}, accumulate {recipe.accumulate}, "
@@ -57,8 +58,9 @@ def cures_of(recipe: TrainRecipe, image_size_px: int) -> list[str]:
         cures.append("gradient_checkpointing: true")
     if recipe.batch_size >= 4 * recipe.devices:
         cures.append(f"batch_size: {recipe.batch_size // 2} with learning_rate: {recipe.learning_rate / 2:g}")
-    if image_size_px > _SMALLEST_PX:
-        cures.append(f"image_size_px: {max(_SMALLEST_PX, int(image_size_px * 0.7))}")
+    side, option = recipe.crop_size_px or image_size_px, "crop_size_px" if recipe.crop_size_px else "image_size_px"
+    if side > _SMALLEST_PX:
+        cures.append(f"{option}: {max(_SMALLEST_PX, int(side * 0.7))}")
     return cures or ["a smaller backbone"]
 
 

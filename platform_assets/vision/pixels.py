@@ -64,6 +64,12 @@ class Pixels:
         self._held[key] = self._held.pop(key)  # the newest last
         return self._held[key]
 
+    def rows(self, records: pl.DataFrame, rows_n: NDArray[np.int64], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """Rows of all the images, which the next trial finds decoded; those alone where all do not fit in memory twice."""
+        if fits_in_memory(2 * records.height, preprocessing.image_size_px):
+            return self.of(records, preprocessing)[rows_n]
+        return self.of(records[rows_n], preprocessing)
+
     def _made(
         self, names: tuple[str, ...], records: pl.DataFrame, boxes: Sequence[Box] | None, preprocessing: Preprocessing
     ) -> NDArray[np.uint8]:

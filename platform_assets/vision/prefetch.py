@@ -10,7 +10,7 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 Task = TypeVar("Task")
 Made = TypeVar("Made")

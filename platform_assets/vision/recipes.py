@@ -128,6 +128,7 @@ class Variant(Options):
                 "a network trains on 'pooled' ones"
             )
         _require_parts_make_sense(self)
+        _require_crops_fit(self)
         recipe = getattr(self, RECIPE_OF_MODE[self.mode])
         if isinstance(recipe, SlicedOptions):
             recipe.choices_of(self.features)
@@ -179,6 +180,15 @@ def _require_parts_make_sense(variant: Variant) -> None:
         raise ValueError(
             "option 'parts' pulls images of one class together, and mixup and cutmix make images of two; set "
             "parts.contrast_weight: 0 or turn the mixing off"
+        )
+
+
+def _require_crops_fit(variant: Variant) -> None:
+    backbone = known_now(variant.backbone)
+    if variant.train is not None and variant.train.crop_size_px and backbone is not None and backbone.transformer:
+        raise ValueError(
+            f"option 'train.crop_size_px' is for networks that take any size, backbone {variant.backbone!r} has positions "
+            "for one; remove it"
         )
 
 

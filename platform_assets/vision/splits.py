@@ -163,10 +163,10 @@ def _require_trainable(records: pl.DataFrame) -> None:
 def _drawn(records: pl.DataFrame, rule: SplitRule, fractions: dict[Part, float], seed: int) -> pl.DataFrame:
     import polars as pl
 
-    units = _units(records, rule.kept_together_by)
+    units = units_of(records, rule.kept_together_by)
     strata = list(records.select(rule.stratify_by).rows())
     labels = list(records["label"])
-    order = _seeded_order(set(units), seed)
+    order = seeded_order(set(units), seed)
     if len(order) == len(records):
         parts = _allot_images(
             dict(zip(units, strata, strict=True)), dict(zip(units, labels, strict=True)), order, fractions
@@ -176,7 +176,7 @@ def _drawn(records: pl.DataFrame, rule: SplitRule, fractions: dict[Part, float],
     return records.with_columns(pl.Series("split", [parts[unit] for unit in units], dtype=pl.String))
 
 
-def _units(records: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+def units_of(records: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """For each row the name of what must stay together: its image, or all images tied by groups and equal bytes.
 
     The name is the smallest image_id of the unit, so it depends on neither row order nor group names.
@@ -202,7 +202,7 @@ def _units(records: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return [names[root(image_id)] for image_id in image_ids]
 
 
-def _seeded_order(units: Iterable[str], seed: int) -> list[str]:
+def seeded_order(units: Iterable[str], seed: int) -> list[str]:
     return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
 
 

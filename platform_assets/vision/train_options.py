@@ -105,6 +105,13 @@ class AugmentOptions(Options):
         le=3,
         description="crops are cut from pictures this much larger, so that small boxes stay sharp",
     )
+    crop_size_px: int | None = Field(
+        default=None,
+        ge=32,
+        le=1024,
+        description="side that crops are trained at, under the image_size_px of evaluation, where objects look smaller "
+        "than in crops (Touvron et al. 2019, arXiv 1906.06423)",
+    )
     color_jitter: float = Field(
         default=0.0, ge=0, lt=1, description="brightness, contrast and saturation change by up to this share"
     )
@@ -120,7 +127,7 @@ class AugmentOptions(Options):
 
     @model_validator(mode="after")
     def _options_of_other_augmentations(self) -> Self:
-        for option in ("crop_area_min", "crop_scale"):
+        for option in ("crop_area_min", "crop_scale", "crop_size_px"):
             self._refuse_without(option, "augmentation: crop_flip", when=self.augmentation == "crop_flip")
         self._refuse_without("randaugment_ops", "randaugment", when=self.randaugment > 0)
         return self

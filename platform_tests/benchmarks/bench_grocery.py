@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -32,29 +33,35 @@ DATASET = {
 }
 PROBE = {"backbone": "tf_efficientnet_lite0", "mode": "linear_probe", "image_size_px": 288, "features": "stages"}
 EXPERIMENT = {
-    "type": "platform_assets.components.Experiment",
-    "attributes": {
-        "name": "probe",
-        "dataset": "grocery",
-        "description": "A linear probe, C chosen on the official val part.",
-        "metric": "top1",
-        "resize": "shorter_side",
-        "baseline": "stages",
-        "variants": {"stages": {**PROBE, "probe": {"log10_c_min": -2, "log10_c_max": 1, "points": 7}}},
-    },
+    "name": "probe",
+    "dataset": "grocery",
+    "description": "A linear probe, C chosen on the official val part.",
+    "metric": "top1",
+    "resize": "shorter_side",
+    "baseline": "stages",
+    "variants": {"stages": {**PROBE, "probe": {"log10_c_min": -2, "log10_c_max": 1, "points": 7}}},
 }
+
+
+def materialized(folder: Path, dataset: dict[str, Any], experiment: dict[str, Any]) -> Tables:
+    """The tables of a dataset and an experiment on it, made in a project of its own by the commands a user has."""
+    create_project(folder, name="shop")
+    documents = {
+        "photos": dataset,
+        "photos_first": {"type": "platform_assets.components.Experiment", "attributes": experiment},
+    }
+    for place, document in documents.items():
+        (folder / f"shop/defs/{place}/defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    kestrel, name = Path(sys.executable).with_name("kestrel"), dataset["attributes"]["name"]
+    for what in (name, f"{name}/{experiment['name']}"):
+        subprocess.run([kestrel, "materialize", what], cwd=folder, check=True)
+    return Tables(folder / "data/tables")
 
 
 @pytest.mark.bench
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs do not lie beside the project")
 def test_bench_grocery__linear_probe_by_yaml_alone(tmp_path: Path) -> None:
-    create_project(tmp_path, name="shop")
-    for name, document in (("photos", DATASET), ("photos_first", EXPERIMENT)):
-        (tmp_path / f"shop/defs/{name}/defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    kestrel = Path(sys.executable).with_name("kestrel")
-    for what in ("grocery", "grocery/probe"):
-        subprocess.run([kestrel, "materialize", what], cwd=tmp_path, check=True)
-    tables = Tables(tmp_path / "data/tables")
+    tables = materialized(tmp_path, DATASET, EXPERIMENT)
     row = tables.read(["grocery", "probe", "metrics"], "stages__s0").row(0, named=True)
     embedded = tables.read(["grocery", "probe", "embeddings"]).row(0, named=True)
     counts = tables.read(["grocery", "records"])["split"].value_counts().sort("split")

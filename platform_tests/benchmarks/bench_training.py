@@ -41,7 +41,8 @@ def _run(script: str, folder: Path, out: Path, round_number: int) -> dict[str, A
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs do not lie beside the project")
 def test_bench_training__as_fast_as_timms_own_loop(tmp_path: Path) -> None:
-    folder, found = class_folders(tmp_path / "grocery"), {"timm": [], "kestrel": []}  # type: ignore[var-annotated]
+    folder = class_folders(tmp_path / "grocery")
+    found: dict[str, list[dict[str, Any]]] = {"timm": [], "kestrel": []}
     for number in range(ROUNDS):
         for script, runs in found.items():
             runs.append(_run(script, folder, tmp_path, number))

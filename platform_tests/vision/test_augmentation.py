@@ -261,6 +261,14 @@ def test_augment__crops_of_larger_pictures_come_back_at_the_models_side() -> Non
         assert _augmented(picture, options, 1).shape == (3, side_px, side_px)
 
 
+def test_augment__crops_may_be_smaller_than_what_is_evaluated() -> None:
+    options = _options(augmentation="crop_flip", crop_scale=1.25, crop_size_px=96)
+    kept = source_side(224, options)
+    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, kept, kept), dtype=np.uint8))
+    assert kept == 120
+    assert _augmented(picture, options, 1).shape == (3, 96, 96)
+
+
 def test_augment__a_whole_crop_of_a_larger_picture_is_the_picture_antialiased() -> None:
     # Stripes of one pixel: halved with antialiasing they are grey, without it they stay black or white.
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(64).expand(3, 128, 128)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.network_fitting import Listeners, TeacherDoesNotFit, fit_network_trial
+from platform_assets.vision.network_fitting import Listeners, TeacherDoesNotFit, fit_network_trial, network_parts
 from platform_assets.vision.pixel_cache import PixelCache
 from platform_assets.vision.pixels import Pixels
 from platform_assets.vision.weights import weights_sha256
@@ -53,6 +54,24 @@ def test_fit__crops_of_larger_pictures_train_at_the_models_size(tmp_path: Path, 
     other = fit_network_trial(plain, records, pixels_of(tmp_path), SHAPES, device="cpu", work_dir=tmp_path / "other")
     assert fitted.history["epoch"].to_list() == [1, 2]
     assert weights_sha256(fitted.classifier) != weights_sha256(other.classifier)
+
+
+def test_parts__crops_are_cut_from_whole_pictures_and_val_is_as_it_is_evaluated(
+    tmp_path: Path, records: pl.DataFrame
+) -> None:
+    cropped = PREPROCESSING.model_copy(update={"resize": "shorter_side", "crop_fraction": 0.5, "image_size_px": 32})
+    whole = cropped.model_copy(update={"crop_fraction": 1.0})
+    pixels = pixels_of(tmp_path)
+    for train, seen, side_px in (
+        ({"crop_scale": 1.5}, whole, 48),
+        ({"crop_size_px": 40, "crop_scale": 1.5}, whole, 60),
+        ({"augmentation": "dihedral"}, cropped, 32),
+    ):
+        trial = shapes_trial(**train).model_copy(update={"preprocessing": cropped})
+        parts = network_parts(trial, records, pixels, SHAPES)
+        shown = pixels.of(records, seen.model_copy(update={"image_size_px": side_px}))
+        assert np.array_equal(parts["train"].images_nchw, shown[:9])
+        assert np.array_equal(parts["val"].images_nchw, pixels.of(records, cropped)[9:])
 
 
 def test_fit__says_what_it_measured_and_keeps_the_last_weights(tmp_path: Path, records: pl.DataFrame) -> None:

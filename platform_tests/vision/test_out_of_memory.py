@@ -42,6 +42,8 @@ def test_cures__those_taken_already_are_not_named_again() -> None:
     recipe = TrainRecipe(batch_size=32, accumulate=16, gradient_checkpointing=True)
     assert cures_of(recipe, 224) == ["batch_size: 16 with learning_rate: 0.0005", "image_size_px: 156"]
     assert cures_of(TrainRecipe(batch_size=24, accumulate=2), 32)[0] == "accumulate: 4"
+    cropped = TrainRecipe(batch_size=2, gradient_checkpointing=True, crop_size_px=200)
+    assert cures_of(cropped, 224) == ["crop_size_px: 140"]
     small = TrainRecipe(batch_size=2, gradient_checkpointing=True)
     assert cures_of(small, 32) == ["a smaller backbone"]
     for cure in (8, 4):

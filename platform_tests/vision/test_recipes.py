@@ -116,8 +116,8 @@ def test_config_hash__is_the_sha256_of_the_canonical_json() -> None:
 
 
 def test_config_hash__crop_to_box_counts_only_when_it_is_set() -> None:
-    """The hash of a trial without it is pinned: it is that of the version before there were crops."""
-    assert _resolved(FINETUNE).config_hash == "f32ffc28f151e44c0b92e67f7d46f6f1ead579a2dd7b27bb3e1573db044b002a"
+    """The hash of a trial without it is pinned; it changes with every new option of a training, not with this one."""
+    assert _resolved(FINETUNE).config_hash == "6ded9d216689f484b0a0ecf797f02ada83704229a669ac6b083002cedea843df"
     cropped = [PROTOCOL.model_copy(update={"crop_to_box": CropToBox(margin=margin)}) for margin in (0.0, 0.1)]
     hashes = {_resolved(FINETUNE, protocol=protocol).config_hash for protocol in (PROTOCOL, *cropped)}
     assert len(hashes) == 3
@@ -178,6 +178,7 @@ VIT = "vit_small_patch14_reg4_dinov2.lvd142m"
     [
         ({"backbone": VIT, "mode": "scratch", "weights": "w.pth"}, "'weights' has no meaning in mode 'scratch'"),
         ({"backbone": VIT, "mode": "finetune", "weights": "w.onnx"}, "weights"),
+        ({"backbone": VIT, "mode": "scratch", "train": {"crop_size_px": 112}}, "'train.crop_size_px' is for networks that"),
         ({"backbone": VIT, "mode": "finetune", "weights": "w.pth", "pretrained": False}, "exclude each other"),
         ({"backbone": VIT, "mode": "linear_probe", "pretrained": False}, "'pretrained' false is for mode 'finetune'"),
         ({"backbone": VIT, "mode": "scratch", "pretrained": False}, "'pretrained' false is for mode 'finetune'"),
