@@ -32,10 +32,10 @@ def test_start__weights_that_were_not_found_are_not_looked_for_again(tmp_path: P
     )
     probe = next(variant for variant in spec.variants.values() if variant.mode == "linear_probe")
     variant = probe.model_copy(update={"weights": "own.safetensors"})
-    with pytest.raises(WeightsMissing, match="weights: .* is missing"):
+    with pytest.raises(WeightsMissing, match=r"weights: .* is missing"):
         inputs.start(variant)
     (tmp_path / "own.safetensors").write_bytes(b"weights")
-    with pytest.raises(WeightsMissing, match="weights: .* is missing"):
+    with pytest.raises(WeightsMissing, match=r"weights: .* is missing"):
         inputs.start(variant)
     found = inputs.start(probe)
     assert found is not None
