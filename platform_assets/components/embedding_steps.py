@@ -14,7 +14,8 @@ from platform_assets.components.specs import data_version
 from platform_assets.vision.backbones import Features, get_backbone
 from platform_assets.vision.modes import FROZEN_MODES
 from platform_assets.vision.preprocessing import Preprocessing
-from platform_assets.vision.recipes import Variant, resolve_preprocessing
+from platform_assets.vision.recipes import resolve_preprocessing
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,18 +10,9 @@ from platform_assets.vision.combination_options import require_combinations_fit
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 from platform_assets.vision.preprocessing import Resize
-from platform_assets.vision.recipes import (
-    BackboneName,
-    CropToBox,
-    ImageSizePx,
-    MetricName,
-    Protocol,
-    Seeds,
-    Variant,
-    VariantName,
-    trial_key,
-)
+from platform_assets.vision.recipes import CropToBox, MetricName, Protocol, trial_key
 from platform_assets.vision.tuning_options import Tune, TuneName, require_tunes_fit
+from platform_assets.vision.variants import BackboneName, ImageSizePx, Seeds, Variant, VariantName
 
 
 class Waiver(BaseModel):

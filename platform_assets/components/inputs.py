@@ -11,8 +11,9 @@ from platform_assets.components.records_steps import read_label_map
 from platform_assets.vision.combination_options import members_of, resolve_combination
 from platform_assets.vision.cropping import require_boxes
 from platform_assets.vision.modes import COMBINATION_MODES
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.tuning_options import best_parameters, with_best
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl

@@ -30,12 +30,13 @@ def metrics_rows(spec: ExperimentSpec, tables: Tables) -> pl.DataFrame:
 
 
 def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[Any]:
+    from platform_assets.vision.comparison import AXES
     from platform_assets.vision.comparison import leaderboard as compare
     from platform_assets.vision.plots import leaderboard_bars
 
     rows = metrics_rows(spec, tables)
     predictions = {trial: tables.read([*spec.key, "predictions"], trial) for trial in spec.trials}
-    board = compare(rows, predictions, baseline=spec.baseline, metric=spec.metric)
+    board = with_published(compare(rows, predictions, baseline=spec.baseline, metric=spec.metric), spec)
     tables.write([*spec.key, "leaderboard"], board)
     return dg.MaterializeResult(
         data_version=data_version(*rows["checkpoint_id"], *rows["test_ids_sha256"]),
@@ -43,12 +44,31 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
             "dagster/row_count": board.height,
             "leaderboard": show.table(_short(board)),
             "conclusion": dg.MetadataValue.md(conclusion(board, spec)),
+            "axes": show.table(
+                board.select("variant", *AXES, "seeds", "test_top1_mean", "published_top1", "published_source")
+            ),
             "bars": show.picture(leaderboard_bars(board)),
             "trials": show.table(
                 rows.select("trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id")
             ),
             "all_columns": show.table(board),
         },
+    )
+
+
+def with_published(board: pl.DataFrame, spec: ExperimentSpec) -> pl.DataFrame:
+    """The board with what the YAML file says that others report, null where it says nothing."""
+    import polars as pl
+
+    said = {name: variant.published for name, variant in spec.variants.items() if variant.published}
+    names = pl.col("variant")
+    return board.with_columns(
+        published_top1=names.replace_strict(
+            {n: p.top1 for n, p in said.items()}, default=None, return_dtype=pl.Float64
+        ),
+        published_source=names.replace_strict(
+            {n: p.source for n, p in said.items()}, default=None, return_dtype=pl.String
+        ),
     )
 
 

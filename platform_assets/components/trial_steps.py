@@ -22,6 +22,8 @@ from platform_assets.vision.modes import FROZEN_MODES
 if TYPE_CHECKING:
     import polars as pl
 
+    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.models import Classifier
     from platform_assets.vision.recipes import ResolvedTrial
 
 PREDICTIONS = "One row per evaluated image (val and test) of a trial: logits, probabilities, prediction, truth."
@@ -29,6 +31,7 @@ METRICS = (
     "One row a trial: top-1, top-5, macro-F1, loss and ECE on val and test with intervals, per-class table and confusion "
     "matrix; its MLflow run."
 )
+PARTS_SHOWN = 12
 EVALUATION = ("vision.evaluation", "vision.network_fitting")
 
 
@@ -85,11 +88,14 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     """Logits of every val and test image, by the checkpoint as it lies on disk."""
     import polars as pl
 
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.evaluation import predictions_frame
 
+    local = desk.folder(trial.trial).local_folder(*CLASSIFIER_FILES)
+    classifier = load_classifier(local, expect_label_map=desk.inputs.label_map)
     records = desk.inputs.records_of(trial)
     evaluated = records.with_row_index("row").filter(pl.col("split").is_in(["val", "test"]))
-    logits = _logits(desk, trial, records)[evaluated["row"].to_numpy()]
+    logits = _logits(desk, trial, classifier, records)[evaluated["row"].to_numpy()]
     rows = evaluated.select("image_id", "path", part="split", label="label")
     frame = predictions_frame(rows, logits, desk.inputs.label_map)
     desk.tables.write(desk.key("predictions"), frame, trial.trial)
@@ -106,6 +112,7 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
             "dagster/row_count": frame.height,
             "wrong_on_test": wrong.height,
             "worst_mistakes": show.picture(_mistakes(desk, frame)),
+            **({"parts": show.picture(_parts(desk, trial, classifier, records))} if trial.parts else {}),
             "most_confident_mistakes": show.table(
                 wrong.sort("confidence", descending=True).select("path", "truth", "prediction", "confidence"),
                 max_rows=20,
@@ -114,19 +121,25 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     )
 
 
-def _logits(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Any:
+def _logits(desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame) -> Any:
     """logits_nk of all records; a probe's come from the cached vectors, which are its backbone's output."""
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.evaluation import predict
     from platform_assets.vision.fitting import features_of
     from platform_assets.vision.heads import logits_of_features
 
-    folder = desk.folder(trial.trial).local_folder(*CLASSIFIER_FILES)
-    classifier = load_classifier(folder, expect_label_map=desk.inputs.label_map)
     if trial.mode in FROZEN_MODES:
         return logits_of_features(classifier.head, features_of(records, trial_vectors(desk, trial)))
     device = desk.compute.choose(desk.context.log).device
     return predict(classifier, desk.pixels.of(records, trial.preprocessing), device=device)
+
+
+def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame) -> bytes:
+    """What the last block looked at in a dozen images of test, classes in turn."""
+    from platform_assets.vision.galleries import classes_in_turn
+    from platform_assets.vision.part_pictures import looked_at
+
+    test = classes_in_turn(records.with_row_index("row").filter(split="test"), most=PARTS_SHOWN)
+    return looked_at(classifier, desk.pixels.rows(records, test["row"].to_numpy(), trial.preprocessing))
 
 
 def _mistakes(desk: Desk, frame: pl.DataFrame) -> bytes:
@@ -150,18 +163,24 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     from platform_assets.vision import plots
     from platform_assets.vision.comparison import trial_row
     from platform_assets.vision.evaluation import compute_metrics, reliability_bins
+    from platform_assets.vision.long_tail import shots_of
 
     frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
     val, test = (compute_metrics(frame, desk.inputs.label_map, part) for part in ("val", "test"))
+    shots = shots_of(test, desk.inputs.records_of(trial), desk.inputs.label_map)
     table = trial_row(
         trial,
         val=val,
         test=test,
+        shots=shots,
         checkpoint_id=row.checkpoint_id,
         parameters=row.parameters,
         train_seconds=row.train_seconds,
     )
-    text = json.dumps({"val": val.model_dump(mode="json"), "test": test.model_dump(mode="json")}, indent=2)
+    text = json.dumps(
+        {"val": val.model_dump(mode="json"), "test": test.model_dump(mode="json"), "test_shots": shots.model_dump()},
+        indent=2,
+    )
     desk.folder(trial.trial).add("metrics.json", text.encode())
     confusion = plots.confusion_matrix(test.confusion, desk.inputs.label_map.names)
     mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text.encode()})
@@ -186,6 +205,7 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
             **figures,
             "test_top1_interval": _interval(test.top1_interval),
             "test_macro_f1_interval": _interval(test.macro_f1_interval),
+            **{f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items() if value is not None},
             "per_class": show.table(_per_class(test)),
             "confusion": show.picture(confusion),
             "reliability": show.picture(plots.reliability_diagram(reliability_bins(frame, "test"))),
@@ -198,7 +218,7 @@ def _interval(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f} (95 %, bootstrap over images)"
 
 
-def _per_class(test: Any) -> pl.DataFrame:
+def _per_class(test: Metrics) -> pl.DataFrame:
     import polars as pl
 
     return pl.DataFrame([entry.model_dump() for entry in test.per_class])

@@ -16,8 +16,9 @@ from platform_assets.components import metadata as show
 from platform_assets.components.checkpoint_steps import fitted_trial, input_version
 from platform_assets.components.desk import Desk
 from platform_assets.components.specs import data_version
-from platform_assets.vision.recipes import ResolvedTrial, Variant
+from platform_assets.vision.recipes import ResolvedTrial
 from platform_assets.vision.tuning_options import Tune, best_table
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl

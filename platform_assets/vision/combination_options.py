@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from platform_assets.vision.backbones import known_now
 from platform_assets.vision.modes import COMBINATION_MODES, DEFAULT_RECIPES
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_preprocessing
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_preprocessing
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     from platform_assets.vision.modes import Mode

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from platform_assets.vision.plots import BLUE, GREY, ORANGE, _figure, _png
+from platform_assets.vision.figures import BLUE, GREY, ORANGE, as_png, blank_figure
 
 _SHOWN_AS = {"alone": "{trial}", "added": "+ {trial}", "uniform": "uniform soup", "combined": "ensemble"}
 
 
 def combination_steps(history: pl.DataFrame, *, metric: str) -> bytes:
     """One bar a step from the history of a combination, in its order; what was taken is filled."""
-    figure, axes = _figure(7, 1.2 + 0.3 * history.height)
+    figure, axes = blank_figure(7, 1.2 + 0.3 * history.height)
     rows, place = history.to_dicts(), np.arange(history.height)
     colours = [BLUE if row["step"] == "alone" else ORANGE for row in rows]
     bars = axes.barh(place, history["val_metric"], height=0.6, color=colours, edgecolor=colours)
@@ -24,4 +24,4 @@ def combination_steps(history: pl.DataFrame, *, metric: str) -> bytes:
     axes.set_ylim(history.height - 0.4, -0.6)
     axes.set_xlim(0, 1.3)
     axes.set_xlabel(f"{metric} on val; filled: taken")
-    return _png(figure)
+    return as_png(figure)

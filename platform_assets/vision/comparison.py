@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.evaluation import Metrics, image_ids_sha256, predictions_of_part
+from platform_assets.vision.long_tail import ShotAccuracy
 from platform_assets.vision.recipes import MetricName, ResolvedTrial
 from platform_assets.vision.scores import SCORES, bootstrap_weights, percentile_interval, resampled_counts
 from platform_assets.vision.splits import Part
 
+AXES = ("backbone", "mode", "image_size_px", "patch_px", "parts")
+"""What variants differ in beside their recipes."""
 REPORTED_SCORES = ("top1", "top5", "balanced_accuracy", "macro_f1", "loss", "ece")
 Predictions = Mapping[str, pl.DataFrame]
 # Figures of a variant against the baseline; null in the baseline's own row.
@@ -26,6 +29,8 @@ _AGAINST_BASELINE = pl.Schema(
         **dict.fromkeys(("p_value", "p_holm"), pl.Float64),
     }
 )
+
+_SPARSE_AXES = {"patch_px": pl.Int64(), "parts": pl.String()}
 
 
 class ComparisonError(ValueError):
@@ -53,9 +58,19 @@ class Champion(BaseModel):
 
 
 def trial_row(
-    trial: ResolvedTrial, *, val: Metrics, test: Metrics, checkpoint_id: str, parameters: int, train_seconds: float
+    trial: ResolvedTrial,
+    *,
+    val: Metrics,
+    test: Metrics,
+    shots: ShotAccuracy,
+    checkpoint_id: str,
+    parameters: int,
+    train_seconds: float,
 ) -> pl.DataFrame:
-    """The one row of a trial in the metrics table: its `val_` and `test_` scores, the images they are of, the cost."""
+    """The one row of a trial in the metrics table: its `val_` and `test_` scores, the images they are of, the cost.
+
+    `shots` is that of test: null where no class has so many, or so few, train images.
+    """
     row: dict[str, Any] = {
         "trial": trial.trial,
         "variant": trial.variant,
@@ -63,6 +78,8 @@ def trial_row(
         "backbone": trial.backbone,
         "mode": trial.mode,
         "image_size_px": trial.preprocessing.image_size_px,
+        "patch_px": trial.architecture.patch_px if trial.architecture else None,
+        "parts": trial.parts.selector if trial.parts else None,
         "config_hash": trial.config_hash,
         "checkpoint_id": checkpoint_id,
         "label_map_checksum": trial.label_map_checksum,
@@ -74,7 +91,9 @@ def trial_row(
         row |= {f"{metrics.part}_images": metrics.images, f"{metrics.part}_ids_sha256": metrics.image_ids_sha256}
     for name in ("top1", "macro_f1"):
         row[f"test_{name}_low"], row[f"test_{name}_high"] = getattr(test, f"{name}_interval")
-    return pl.DataFrame([row])
+    shown = {f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items()}
+    types = _SPARSE_AXES | dict.fromkeys(shown, pl.Float64())
+    return pl.DataFrame([row | shown], schema_overrides=types)
 
 
 def mcnemar(a: pl.DataFrame, b: pl.DataFrame, *, part: Part = "test") -> PairedTest:
@@ -139,7 +158,9 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
     table = pl.DataFrame(
         [summary | none | others.get(name, {}) for name, summary in summaries.items()], infer_schema_length=None
     )
-    ranked = table.cast(_AGAINST_BASELINE).sort(["val_mean", "val_loss", "variant"], descending=[True, False, False])
+    ranked = table.cast(_AGAINST_BASELINE | _SPARSE_AXES).sort(
+        ["val_mean", "val_loss", "variant"], descending=[True, False, False]
+    )
     return ranked.with_row_index("rank", offset=1)
 
 
@@ -190,7 +211,7 @@ def _summary(trials: pl.DataFrame, metric: MetricName, draws: Mapping[str, NDArr
     low, high = percentile_interval(np.mean([draws[trial] for trial in trials["trial"]], axis=0))
     first = trials.row(0, named=True)
     return {
-        **{name: first[name] for name in ("variant", "backbone", "mode", "image_size_px", "parameters")},
+        **{name: first[name] for name in ("variant", *AXES, "parameters")},
         "train_seconds": trials["train_seconds"].mean(),
         "seeds": trials.height,
         "metric": metric,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from platform_assets.vision.allocator import freed_memory_kept
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.train_options import TrainRecipe
 
@@ -27,6 +28,8 @@ def prepared(classifier: Classifier, recipe: TrainRecipe) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_same_parameters_trained(classifier))
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        if next(classifier.parameters()).device.type == "cpu":
+            stack.enter_context(freed_memory_kept())
         if recipe.drop_path:
             stack.enter_context(_stochastic_depth(classifier, recipe.drop_path))
         if recipe.gradient_checkpointing:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from platform_assets.vision.decoding import decode_rgb
 from platform_assets.vision.evaluation import predictions_of_part
-from platform_assets.vision.plots import MAX_PICTURE_BYTES
+from platform_assets.vision.figures import MAX_PICTURE_BYTES
 from platform_assets.vision.splits import Part
 
 Load = Callable[[str], bytes]
@@ -37,10 +37,15 @@ def contact_sheet(records: pl.DataFrame, load: Load, *, most: int = 48) -> bytes
     """
     if records.is_empty():
         raise NothingToShow("the records table is empty; a contact sheet needs one image or more")
-    turn = pl.col("image_id").rank("ordinal").over("label")
-    chosen = records.sort("image_id", "path").with_columns(turn=turn).sort("turn", "image_id", "path").head(most)
+    chosen = classes_in_turn(records, most=most)
     rows = chosen.sort("label", "turn").select("path", "label", pl.col("split").fill_null("no part")).rows()
     return _sheet([path for path, _, _ in rows], [(label, part) for _, label, part in rows], load)
+
+
+def classes_in_turn(records: pl.DataFrame, *, most: int) -> pl.DataFrame:
+    """Up to `most` records with their `turn`, one of each class before a second of any, whatever their order."""
+    turn = pl.col("image_id").rank("ordinal").over("label")
+    return records.sort("image_id", "path").with_columns(turn=turn).sort("turn", "image_id", "path").head(most)
 
 
 def mistakes_sheet(predictions: pl.DataFrame, load: Load, *, part: Part = "test", most: int = 32) -> bytes:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from platform_assets.vision.scores import Counts
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.label_map import LabelMap
 
 MANY_ABOVE, FEW_BELOW = 100, 20
 
@@ -26,23 +30,30 @@ class ShotAccuracy(BaseModel):
     few: float | None
 
 
-def shot_accuracy(counts: Counts, train_images_k: NDArray[Any]) -> ShotAccuracy:
-    """From the counts of an evaluated part (scores.count) and the train images of the same classes."""
-    if len(train_images_k) != len(counts.truths):
+def shots_of(metrics: Metrics, records: pl.DataFrame, label_map: LabelMap) -> ShotAccuracy:
+    """Of the classes by their images in the train part of `records`."""
+    train_n = [label_map.index(label) for label in records.filter(split="train")["label"]]
+    return shot_accuracy(np.array(metrics.confusion), np.bincount(train_n, minlength=len(label_map)))
+
+
+def shot_accuracy(confusion_kk: NDArray[Any], train_images_k: NDArray[Any]) -> ShotAccuracy:
+    """From the confusion matrix of an evaluated part, truth in rows, and the train images of the same classes."""
+    if len(train_images_k) != len(confusion_kk):
         raise ValueError(
-            f"train images are given of {len(train_images_k)} classes and counts of {len(counts.truths)}; "
+            f"train images are given of {len(train_images_k)} classes and a confusion matrix of {len(confusion_kk)}; "
             "count both by the same label map"
         )
+    hits_k, truths_k = confusion_kk.diagonal(), confusion_kk.sum(axis=1)
     many_k, few_k = train_images_k > MANY_ABOVE, train_images_k < FEW_BELOW
     return ShotAccuracy(
-        many=_mean_accuracy(counts, many_k),
-        medium=_mean_accuracy(counts, ~many_k & ~few_k),
-        few=_mean_accuracy(counts, few_k),
+        many=_mean_accuracy(hits_k, truths_k, many_k),
+        medium=_mean_accuracy(hits_k, truths_k, ~many_k & ~few_k),
+        few=_mean_accuracy(hits_k, truths_k, few_k),
     )
 
 
-def _mean_accuracy(counts: Counts, chosen_k: NDArray[np.bool_]) -> float | None:
-    chosen_k = chosen_k & (counts.truths > 0)
+def _mean_accuracy(hits_k: NDArray[Any], truths_k: NDArray[Any], chosen_k: NDArray[np.bool_]) -> float | None:
+    chosen_k = chosen_k & (truths_k > 0)
     if not chosen_k.any():
         return None
-    return float((counts.hits[chosen_k] / counts.truths[chosen_k]).mean())
+    return float((hits_k[chosen_k] / truths_k[chosen_k]).mean())

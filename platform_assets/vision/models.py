@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class HeadDoesNotFit(ValueError):
-    """A head has another shape than the classifier's."""
+    """A classifier of fewer than two classes."""
 
 
 class Classifier(nn.Module):
@@ -55,8 +55,11 @@ class Classifier(nn.Module):
 
     def features(self, images_bchw: torch.Tensor) -> torch.Tensor:
         """The backbone's features_bd, of the kind that `feature_kind` names."""
-        normalised_bchw = (images_bchw.float() / 255.0 - self.mean) / self.std
-        return cast(torch.Tensor, self.backbone(normalised_bchw))
+        return cast(torch.Tensor, self.backbone(self.normalised(images_bchw)))
+
+    def normalised(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        """What the backbone is given: float32, by `mean` and `std`."""
+        return (images_bchw.float() / 255.0 - self.mean) / self.std
 
     def forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.head(self.features(images_bchw)))
@@ -64,19 +67,6 @@ class Classifier(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-    def set_head(self, weight_kd: torch.Tensor, bias_k: torch.Tensor) -> None:
-        """Take over a head fitted elsewhere, such as a linear probe on this backbone's features."""
-        assert isinstance(self.head, nn.Linear), "weights are set before another head is"
-        wanted, given = tuple(self.head.weight.shape), tuple(weight_kd.shape)
-        if given != wanted or tuple(bias_k.shape) != wanted[:1]:
-            raise HeadDoesNotFit(
-                f"head of {self.backbone_name}: weight {given} and bias {tuple(bias_k.shape)} do not fit "
-                f"{wanted} and {wanted[:1]}; fit it on this backbone's features and label map"
-            )
-        with torch.no_grad():
-            self.head.weight.copy_(weight_kd)
-            self.head.bias.copy_(bias_k)
 
 
 def build_classifier(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from platform_assets.vision.plots import MAX_PICTURE_BYTES
+from platform_assets.vision.figures import MAX_PICTURE_BYTES
+
+if TYPE_CHECKING:
+    from platform_assets.vision.models import Classifier
 
 Colour = tuple[int, ...]
 
@@ -25,6 +30,15 @@ _LINE_PX = 2
 
 class PartsOffTheImage(ValueError):
     """Images, grid and indices that are not of one another."""
+
+
+def looked_at(classifier: Classifier, images_nchw: NDArray[np.uint8]) -> bytes:
+    """`parts_sheet` of what a classifier with part attention picks in images at its size."""
+    backbone: Any = classifier.backbone
+    images_bchw = torch.from_numpy(images_nchw.copy()).to(classifier.mean.device)
+    indices_bs, grid = backbone.selected(classifier.normalised(images_bchw))
+    embed = backbone.model.patch_embed
+    return parts_sheet(images_nchw, indices_bs.cpu().numpy(), grid, embed.patch_size[0], embed.proj.stride[0])
 
 
 def parts_sheet(

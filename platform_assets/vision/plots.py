@@ -1,10 +1,7 @@
-"""Plots as PNG bytes small enough for Dagster's event log, which carries them inside Markdown."""
+"""The plots of a dataset, its trials and its champion, as PNG bytes small enough for Dagster's event log."""
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,42 +11,34 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
-MAX_PICTURE_BYTES = 100_000
+from platform_assets.vision.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    as_png,
+    blank_figure,
+    legend_above,
+    shown,
+    tidy,
+)
 
-# Okabe and Ito's palette, told apart with any colour vision.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 PART_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 
 _NAMED_CLASSES = 60
 _NUMBERED_CLASSES = 25
-_LABEL_LENGTH = 24
-
-
-class PictureTooLarge(ValueError):
-    """A picture that the event log should not carry."""
-
-
-def as_markdown(picture: bytes, *, alt: str = "picture") -> str:
-    """A PNG or JPEG inside Markdown, as a data URI. Raises PictureTooLarge over MAX_PICTURE_BYTES."""
-    if len(picture) > MAX_PICTURE_BYTES:
-        raise PictureTooLarge(
-            f"{alt} has {len(picture):,} bytes, the event log takes {MAX_PICTURE_BYTES:,}; write it to a file instead"
-        )
-    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
-    return f"![{alt}](data:image/{kind};base64,{base64.b64encode(picture).decode()})"
 
 
 def class_balance(counts: pl.DataFrame) -> bytes:
     """Images of each class by part, from `profile.class_counts`: named bars, or a curve by rank beyond 60 classes."""
     ordered = counts.sort("total", "label", descending=[True, False])
     figure = _class_bars(ordered) if ordered.height <= _NAMED_CLASSES else _class_ranks(ordered)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _class_bars(counts: pl.DataFrame) -> Figure:
-    figure, axes = _figure(7, 1.1 + 0.21 * counts.height)
+    figure, axes = blank_figure(7, 1.1 + 0.21 * counts.height)
     place = np.arange(counts.height)
     left = np.zeros(counts.height)
     for part in _parts(counts):
@@ -58,16 +47,16 @@ def _class_bars(counts: pl.DataFrame) -> Figure:
         left = left + widths
     for row, total in enumerate(counts["total"]):
         axes.text(total, row, f" {total:,}", va="center", fontsize=8, color=GREY)
-    axes.set_yticks(place, [_shown(name) for name in counts["label"]], fontsize=8)
+    axes.set_yticks(place, [shown(name) for name in counts["label"]], fontsize=8)
     axes.set_ylim(counts.height - 0.4, -0.6)
     axes.set_xlim(0, max(1.0, float(left.max())) * 1.1)
     axes.set_xlabel("images")
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
 def _class_ranks(counts: pl.DataFrame) -> Figure:
-    figure, axes = _figure(7, 3.6)
+    figure, axes = blank_figure(7, 3.6)
     rank = np.arange(1, counts.height + 1)
     bottom = np.zeros(counts.height)
     for part in _parts(counts):
@@ -84,7 +73,7 @@ def _class_ranks(counts: pl.DataFrame) -> Figure:
 
 
 def _named_counts(counts: pl.DataFrame) -> str:
-    return ", ".join(f"{_shown(name)} {total:,}" for name, total in counts.select("label", "total").rows())
+    return ", ".join(f"{shown(name)} {total:,}" for name, total in counts.select("label", "total").rows())
 
 
 def _parts(counts: pl.DataFrame) -> list[str]:
@@ -114,9 +103,9 @@ def learning_curves(history: pl.DataFrame, *, metric: str) -> bytes:
         axes.set_ylabel(name)
         axes.set_xlim(0.5, history.height + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _tidy(axes)
+        tidy(axes)
         axes.legend(edgecolor="none", fontsize=8)
-    return _png(figure)
+    return as_png(figure)
 
 
 def selection_curve(candidates: pl.DataFrame, *, option: str, metric: str) -> bytes:
@@ -137,9 +126,9 @@ def selection_curve(candidates: pl.DataFrame, *, option: str, metric: str) -> by
         axes.axvline(chosen[option], color=GREY, linestyle=":", label=f"chosen, {chosen[option]:g}")
         axes.set_xlabel(OPTION_NAMES.get(option, option))
         axes.set_ylabel(name)
-        _tidy(axes)
+        tidy(axes)
         axes.legend(edgecolor="none", fontsize=8)
-    return _png(figure)
+    return as_png(figure)
 
 
 def confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> bytes:
@@ -151,14 +140,14 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> b
     classes = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(9.0, 3.2 + 0.28 * classes)
-    figure, axes = _figure(side + 0.9, side)
+    figure, axes = blank_figure(side + 0.9, side)
     gamma = 1.0 if classes <= _NUMBERED_CLASSES else 0.5  # single mistakes stay visible without their numbers
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(gamma, vmin=0, vmax=1), interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the truth")
     if classes <= _NAMED_CLASSES:
         size = 9 if classes <= _NUMBERED_CLASSES else 5.5
-        axes.set_xticks(range(classes), [_shown(name) for name in names], rotation=90, fontsize=size)
-        axes.set_yticks(range(classes), [_shown(name) for name in names], fontsize=size)
+        axes.set_xticks(range(classes), [shown(name) for name in names], rotation=90, fontsize=size)
+        axes.set_yticks(range(classes), [shown(name) for name in names], fontsize=size)
     if classes <= _NUMBERED_CLASSES:
         _write_cells(axes, counts, shares)
     else:
@@ -166,7 +155,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> b
     by_index = "" if classes <= _NAMED_CLASSES else ", by index in the label map"
     axes.set_xlabel(f"prediction{by_index}")
     axes.set_ylabel(f"truth{by_index}")
-    return _png(figure)
+    return as_png(figure)
 
 
 def _write_cells(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
@@ -180,7 +169,7 @@ def _worst_pairs(counts: NDArray[np.int64], names: Sequence[str], most: int = 4)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     cells = [divmod(int(cell), len(names)) for cell in order]
-    said = [f"{_shown(names[r])} as {_shown(names[c])} ({wrong[r, c]})" for r, c in cells if wrong[r, c]]
+    said = [f"{shown(names[r])} as {shown(names[c])} ({wrong[r, c]})" for r, c in cells if wrong[r, c]]
     return ", ".join(said) or "none"
 
 
@@ -201,8 +190,8 @@ def reliability_diagram(bins: pl.DataFrame) -> bytes:
     lower.set_xlabel("confidence")
     lower.set_ylabel("images")
     for axes in (upper, lower):
-        _tidy(axes)
-    return _png(figure)
+        tidy(axes)
+    return as_png(figure)
 
 
 def leaderboard_bars(board: pl.DataFrame) -> bytes:
@@ -210,7 +199,7 @@ def leaderboard_bars(board: pl.DataFrame) -> bytes:
 
     The baseline is grey, with a line at its mean.
     """
-    figure, axes = _figure(7, 1.2 + 0.34 * board.height)
+    figure, axes = blank_figure(7, 1.2 + 0.34 * board.height)
     place = np.arange(board.height)
     mean, low, high = (board[f"test_{name}"].to_numpy() for name in ("mean", "low", "high"))
     is_baseline = board["difference"].is_null().to_list()
@@ -220,17 +209,17 @@ def leaderboard_bars(board: pl.DataFrame) -> bytes:
     for row, value in enumerate(mean):
         axes.text(max(value, high[row]), row, f"  {value:.3f}", va="center", fontsize=9)
     axes.axvline(mean[is_baseline.index(True)], color=GREY, linestyle=":", zorder=0)
-    axes.set_yticks(place, [_shown(name) for name in board["variant"]])
+    axes.set_yticks(place, [shown(name) for name in board["variant"]])
     axes.set_ylim(board.height - 0.4, -0.6)
     axes.set_xlim(0, max(float(high.max()), 0.01) * 1.12)
     axes.set_xlabel(f"{board['metric'][0]} on test, 95 % interval")
-    return _png(figure)
+    return as_png(figure)
 
 
 def latency_bars(latency: pl.DataFrame) -> bytes:
     """p50 of each engine and batch size in ms per batch, with a line up to p95, from `exporting.measure_latency`."""
     rows = latency.sort("batch_size", "engine")
-    figure, axes = _figure(7, 1.2 + 0.34 * rows.height)
+    figure, axes = blank_figure(7, 1.2 + 0.34 * rows.height)
     place = np.arange(rows.height)
     p50, p95 = rows["p50_ms"].to_numpy(), rows["p95_ms"].to_numpy()
     axes.barh(place, p50, color=[GREY if engine == "torch" else BLUE for engine in rows["engine"]], height=0.6)
@@ -241,7 +230,7 @@ def latency_bars(latency: pl.DataFrame) -> bytes:
     axes.set_ylim(rows.height - 0.4, -0.6)
     axes.set_xlim(0, float(p95.max()) * 1.4)
     axes.set_xlabel("ms a batch: p50, line to p95")
-    return _png(figure)
+    return as_png(figure)
 
 
 def embedding_map(vectors_nd: NDArray[np.float32], labels: Sequence[str], *, named: int = 10) -> bytes:
@@ -252,53 +241,16 @@ def embedding_map(vectors_nd: NDArray[np.float32], labels: Sequence[str], *, nam
     _, strengths, axes_kd = np.linalg.svd(scaled, full_matrices=False)
     points = scaled @ axes_kd[:2].T
     shares = strengths**2 / max(float((strengths**2).sum()), 1e-12)
-    figure, axes = _figure(7, 5)
+    figure, axes = blank_figure(7, 5)
     array = np.asarray(labels)
     found, counts = np.unique(array, return_counts=True)
-    shown = found[np.argsort(-counts, kind="stable")][:named]
-    others = ~np.isin(array, shown)
+    frequent = found[np.argsort(-counts, kind="stable")][:named]
+    others = ~np.isin(array, frequent)
     more = f"{len(found) - named} more" if others.any() else None
     axes.scatter(points[others, 0], points[others, 1], s=6, color=GREY, alpha=0.3, label=more)
-    for name in shown:
-        axes.scatter(points[array == name, 0], points[array == name, 1], s=8, alpha=0.6, label=_shown(str(name)))
+    for name in frequent:
+        axes.scatter(points[array == name, 0], points[array == name, 1], s=8, alpha=0.6, label=shown(str(name)))
     axes.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"component 2 ({shares[1]:.0%})")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _png(figure)
-
-
-def _figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    axes = figure.subplots()
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend_above(axes: Axes) -> None:
-    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
-
-
-def _shown(name: str) -> str:
-    """A class name as text of a plot: its ends when it is long, and no dollar sign that matplotlib takes for maths."""
-    short = name if len(name) <= _LABEL_LENGTH else f"{name[: _LABEL_LENGTH - 11]}…{name[-10:]}"
-    return short.replace("$", r"\$")
-
-
-def _png(figure: Figure) -> bytes:
-    """256 colours, at the finest of four resolutions that fits the event log."""
-    size = 0
-    for dpi in (110, 90, 70, 50):
-        drawn, buffer = io.BytesIO(), io.BytesIO()
-        with warnings.catch_warnings():
-            # A class name in a script that DejaVu Sans lacks shows as boxes; tables carry it as it is.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(drawn, format="png", dpi=dpi)
-        Image.open(drawn).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
-        size = buffer.tell()
-        if size <= MAX_PICTURE_BYTES:
-            return buffer.getvalue()
-    raise PictureTooLarge(f"the plot has {size:,} bytes at its coarsest, {MAX_PICTURE_BYTES:,} are allowed; show less")
+    return as_png(figure)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from platform_assets.vision.recipes import Variant
 from platform_assets.vision.tuning_options import Parameters, Tune, Value, first_message, with_best
 from platform_assets.vision.tuning_study import alone, distributions, make_sampler, open_study, require_optuna
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     import optuna

@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from platform_assets.vision.recipes import Seed, Variant, VariantName
 from platform_assets.vision.train_options import Options, TrainRecipe
+from platform_assets.vision.variants import Seed, Variant, VariantName
 
 if TYPE_CHECKING:
     import polars as pl

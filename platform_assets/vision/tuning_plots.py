@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 from matplotlib.ticker import MaxNLocator
 
-from platform_assets.vision.plots import BLUE, GREY, ORANGE, _figure, _png
+from platform_assets.vision.figures import BLUE, GREY, ORANGE, as_png, blank_figure
 
 
 def tuning_history(trials: pl.DataFrame, *, metric: str) -> bytes:
     """The value of every trial in order and the best so far, from `Tuning.table`; pruned trials are hollow."""
-    figure, axes = _figure(7, 3.4)
+    figure, axes = blank_figure(7, 3.4)
     for state, face in (("complete", BLUE), ("pruned", "none")):
         rows = trials.filter((pl.col("state") == state) & pl.col("value").is_not_null())
         if rows.height:
@@ -26,12 +26,12 @@ def tuning_history(trials: pl.DataFrame, *, metric: str) -> bytes:
     axes.set_xlabel("trial")
     axes.set_ylabel(f"{metric} on val")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _png(figure)
+    return as_png(figure)
 
 
 def importance_bars(importances: Mapping[str, float]) -> bytes:
     """The share of each parameter in the variance of the value, from `Tuning.importances`, in its order."""
-    figure, axes = _figure(7, 1.1 + 0.34 * len(importances))
+    figure, axes = blank_figure(7, 1.1 + 0.34 * len(importances))
     place, shares = np.arange(len(importances)), np.array(list(importances.values()))
     axes.barh(place, shares, color=BLUE, height=0.6)
     for row, share in enumerate(shares):
@@ -40,4 +40,4 @@ def importance_bars(importances: Mapping[str, float]) -> bytes:
     axes.set_ylim(len(importances) - 0.4, -0.6)
     axes.set_xlim(0, max(float(shares.max()), 0.01) * 1.15)
     axes.set_xlabel("share of the variance over the space (fANOVA)")
-    return _png(figure)
+    return as_png(figure)

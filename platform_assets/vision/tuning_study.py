@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.recipes import Variant
 from platform_assets.vision.tuning_options import Choices, Range, Tune
+from platform_assets.vision.variants import Variant
 
 if TYPE_CHECKING:
     import optuna

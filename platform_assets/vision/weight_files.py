@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from platform_assets.vision.backbones import Backbone, HubWeights, PackagedWeights, get_backbone
 
 if TYPE_CHECKING:
-    from platform_assets.vision.recipes import Variant
+    from platform_assets.vision.variants import Variant
 
 Origin = Literal["package", "variant", "file", "cache"]
 Say = Callable[[str], None]

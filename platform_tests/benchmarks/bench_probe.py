@@ -16,11 +16,12 @@ from platform_assets.vision.fitting import features_of, fit_probe_trial, part_la
 from platform_assets.vision.heads import logits_of_features
 from platform_assets.vision.models import build_classifier, place
 from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.scanning import scan
 from platform_assets.vision.scores import score
 from platform_assets.vision.sources import source_root
 from platform_assets.vision.splits import assign_splits
+from platform_assets.vision.variants import Variant
 from platform_tests.benchmarks import bench_grocery
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, embed_frozen
 

@@ -13,11 +13,12 @@ from platform_assets.vision.evaluation import predict
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Protocol, Variant, resolve_trial
+from platform_assets.vision.recipes import Protocol, resolve_trial
 from platform_assets.vision.scanning import scan
 from platform_assets.vision.scores import score
 from platform_assets.vision.sources import source_root
 from platform_assets.vision.splits import assign_splits
+from platform_assets.vision.variants import Variant
 from platform_tests.benchmarks.demo import DATASET
 
 SIZES = (100, 200, 400, 800, 1574)

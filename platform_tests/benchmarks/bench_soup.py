@@ -18,8 +18,9 @@ from platform_assets.vision.fitting import Fitted
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.scores import score
+from platform_assets.vision.variants import Variant
 from platform_tests.benchmarks.bench_grocery import GROCERY
 
 SIZE_PX, EPOCHS, EVERY = 96, 3, 3

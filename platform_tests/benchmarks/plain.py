@@ -30,6 +30,7 @@ from platform_assets.vision.evaluation import compute_metrics, predict, predicti
 from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
 from platform_assets.vision.fitting import features_of, fit_probe_trial
 from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
+from platform_assets.vision.long_tail import shots_of
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels
@@ -153,7 +154,10 @@ class Plain:
         plots.confusion_matrix(test.confusion, self.label_map.names)
         folder = self.folders[key]
         checkpoint, seconds = folder.manifest().checkpoint_id, time.time() - started
-        row = trial_row(trial, val=val, test=test, checkpoint_id=checkpoint, parameters=1, train_seconds=seconds)
+        shots = shots_of(test, self.records, self.label_map)
+        row = trial_row(
+            trial, val=val, test=test, shots=shots, checkpoint_id=checkpoint, parameters=1, train_seconds=seconds
+        )
         self.rows.append(row)
         self.runs.record_trial(
             TrialRun(

@@ -58,6 +58,15 @@ def test_experiment__every_trial_has_its_folder_as_designed(finished: Project) -
         check_stamp(json.loads(folder.path("env.json").read_bytes()))
 
 
+def test_experiment__what_others_report_stands_beside_what_was_measured(finished: Project) -> None:
+    board = _tables(finished).read(["photos", "first", "leaderboard"]).sort("variant")
+    shown = board.select("variant", "backbone", "published_top1", "published_source").rows()
+    assert shown == [
+        ("cnn", "baseline_cnn", None, None),
+        ("probe", "tf_efficientnet_lite0", 0.9, "a paper"),
+    ]
+
+
 def test_experiment__one_row_for_every_evaluated_image(finished: Project) -> None:
     predictions = _tables(finished).read(["photos", "first", "predictions"], "probe__s0")
     records = _tables(finished).read(["photos", "records"]).filter(pl.col("split") != "train")

@@ -64,9 +64,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
 
 def _fitted(made: Project, variant: str) -> tuple[Path, dict[str, Any]]:
     trial = f"{variant}__s0"
-    names = " or ".join(f'key:"photos/first/{name}"' for name in ("checkpoint", "predictions", "metrics"))
-    result = made.materialize(names, partitions=(trial, trial))
-    shown = metadata(result, "photos/first/checkpoint", trial)
+    assets = [f"photos/first/{name}" for name in ("checkpoint", "predictions", "metrics")]
+    result = made.materialize(" or ".join(f'key:"{asset}"' for asset in assets), partitions=(trial, trial))
+    shown = {name: value for asset in assets for name, value in metadata(result, asset, trial).items()}
     return Path(shown["folder"]), shown
 
 
@@ -80,6 +80,10 @@ def test_mode__leaves_a_checkpoint_that_loads_by_itself(trained: Project, varian
     predictions = pl.read_parquet(folder / "predictions.parquet")
     assert set(predictions["part"]) == {"val", "test"}
     assert isinstance(classifier.backbone, PartAttention) == (variant == "parts")
+    assert ("parts" in shown) == (variant == "parts")
+    # No class has twenty train images, so that the few are all.
+    found = json.loads((folder / "metrics.json").read_text())
+    assert shown["test_accuracy_few"] == found["test_shots"]["few"] == found["test"]["balanced_accuracy"]
     assert (folder / "last.safetensors").exists() == (VARIANTS[variant]["mode"] in ("scratch", "finetune"))
 
 

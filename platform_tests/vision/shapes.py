@@ -12,7 +12,8 @@ from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, TrainRecipe, Variant, resolve_trial
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, TrainRecipe, resolve_trial
+from platform_assets.vision.variants import Variant
 
 SHAPES = LabelMap(names=("cross", "ring", "square"))
 SIDE_PX = 32

@@ -10,7 +10,7 @@ import yaml
 
 from platform_assets.vision.backbones import BACKBONES, Backbone
 from platform_assets.vision.plugins import check_plugin
-from platform_assets.vision.recipes import Variant
+from platform_assets.vision.variants import Variant
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
 COLUMNS = ("name", "M parameters", "px", "patch", "tokens before the patches", "features", "normalization", "licence")

@@ -26,7 +26,8 @@ from platform_assets.vision.checkpoints import (
 )
 from platform_assets.vision.label_map import BadLabelMap, LabelMap, LabelMapMismatch
 from platform_assets.vision.models import Classifier, initial_classifier, place
-from platform_assets.vision.recipes import Variant, resolve_trial
+from platform_assets.vision.recipes import resolve_trial
+from platform_assets.vision.variants import Variant
 from platform_assets.vision.weight_files import WeightPlaces, weights_of
 from platform_assets.vision.weights import load_backbone
 from platform_tests.vision.shapes import (

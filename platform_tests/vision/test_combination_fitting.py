@@ -22,9 +22,10 @@ from platform_assets.vision.fitting import Fitted
 from platform_assets.vision.label_map import LabelMap, LabelMapMismatch
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Member, ResolvedTrial, Variant
+from platform_assets.vision.recipes import Member, ResolvedTrial
 from platform_assets.vision.scores import cross_entropy, score
 from platform_assets.vision.train_options import TrainRecipe
+from platform_assets.vision.variants import Variant
 from platform_assets.vision.weights import weights_sha256
 from platform_tests.vision.shapes import PROTOCOL, SHAPES, coloured_shapes, shapes_trial, small_classifier
 from platform_tests.vision.tiny_training import tiny_training

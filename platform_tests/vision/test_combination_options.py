@@ -14,7 +14,8 @@ from platform_assets.vision.combination_options import (
     resolve_combination,
     shared_pixels,
 )
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, Variant, resolve_trial, trial_key
+from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_trial, trial_key
+from platform_assets.vision.variants import Variant
 
 PROTOCOL = Protocol(dataset="cells", experiment="binary", metric="top1", label_map_checksum="ab" * 32)
 CNN = Variant(backbone="baseline_cnn", mode="scratch")

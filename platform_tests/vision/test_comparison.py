@@ -20,7 +20,9 @@ from platform_assets.vision.comparison import (
 )
 from platform_assets.vision.evaluation import compute_metrics, predictions_frame
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.recipes import Protocol, Variant, resolve_trial
+from platform_assets.vision.long_tail import ShotAccuracy
+from platform_assets.vision.recipes import Protocol, resolve_trial
+from platform_assets.vision.variants import Variant
 
 AB = LabelMap(names=("a", "b"))
 PROTOCOL = Protocol(dataset="letters", experiment="e", metric="top1", label_map_checksum=AB.checksum)
@@ -45,7 +47,10 @@ def _predictions(val_right: int, test_right: int, *, images: int = IMAGES, shift
 def _trial(variant: str, seed: int, predictions: pl.DataFrame) -> Trial:
     trial = resolve_trial(Variant(backbone="baseline_cnn", mode="scratch"), name=variant, seed=seed, protocol=PROTOCOL)
     val, test = (compute_metrics(predictions, AB, part) for part in ("val", "test"))
-    row = trial_row(trial, val=val, test=test, checkpoint_id="00" * 8, parameters=10, train_seconds=2.0 + seed)
+    shots = ShotAccuracy(many=test.top1, medium=None, few=None)
+    row = trial_row(
+        trial, val=val, test=test, shots=shots, checkpoint_id="00" * 8, parameters=10, train_seconds=2.0 + seed
+    )
     return row, predictions
 
 
@@ -74,6 +79,22 @@ def test_leaderboard__ranks_by_val_and_never_by_test() -> None:
     assert board["test_std"].to_list() == pytest.approx([np.std([0, 1 / 40], ddof=1)] * 3)
     assert board["train_seconds"].to_list() == [2.5] * 3
     assert ((board["test_low"] < board["test_mean"]) & (board["test_mean"] < board["test_high"])).all()
+
+
+def test_leaderboard__axes_of_the_variants_stand_beside_each_other() -> None:
+    rows, predictions = _experiment([_trial("base", 0, _predictions(20, 20))])
+    vit = {"backbone": "vit_small_patch16_224.augreg_in21k", "mode": "scratch", "parts": {"selector": "glsim"}}
+    trial = resolve_trial(Variant.model_validate(vit), name="vit", seed=0, protocol=PROTOCOL)
+    frame = _predictions(30, 20)
+    val, test = (compute_metrics(frame, AB, part) for part in ("val", "test"))
+    none = ShotAccuracy(many=None, medium=None, few=None)
+    row = trial_row(trial, val=val, test=test, shots=none, checkpoint_id="0" * 16, parameters=1, train_seconds=1)
+    board = leaderboard(pl.concat([rows, row]), predictions | {"vit__s0": frame}, baseline="base", metric="top1")
+    assert board.select("variant", "image_size_px", "patch_px", "parts").rows() == [
+        ("vit", trial.preprocessing.image_size_px, 16, "glsim"),
+        ("base", rows["image_size_px"].item(), None, None),
+    ]
+    assert (board.schema["patch_px"], board.schema["parts"]) == (pl.Int64, pl.String)
 
 
 def test_leaderboard__difference_to_the_baseline_with_interval_and_test() -> None:

@@ -23,7 +23,8 @@ from platform_assets.vision.heads import NeighbourHead, UnitVectors
 from platform_assets.vision.models import Classifier, build_classifier, initial_classifier, place
 from platform_assets.vision.onnx_classifier import OnnxClassifier
 from platform_assets.vision.probe_options import KnnRecipe
-from platform_assets.vision.recipes import Member, ResolvedTrial, Variant
+from platform_assets.vision.recipes import Member, ResolvedTrial
+from platform_assets.vision.variants import Variant
 from platform_tests.vision.shapes import (
     PROTOCOL,
     SHAPES,

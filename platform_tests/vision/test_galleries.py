@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from platform_assets.vision.evaluation import EvaluationError
+from platform_assets.vision.figures import MAX_PICTURE_BYTES
 from platform_assets.vision.galleries import NothingToShow, contact_sheet, mistakes_sheet
-from platform_assets.vision.plots import MAX_PICTURE_BYTES
 
 
 def _noise_file(seed: int, kind: str = "PNG") -> bytes:

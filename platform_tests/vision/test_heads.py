@@ -18,8 +18,9 @@ from platform_assets.vision.exporting import check_parity, export_onnx
 from platform_assets.vision.fitting import fit_probe_trial
 from platform_assets.vision.heads import NeighbourHead, UnitLinear, logits_of_features
 from platform_assets.vision.models import build_classifier
-from platform_assets.vision.recipes import ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import ResolvedTrial, resolve_trial
 from platform_assets.vision.tree_head import TreeHead
+from platform_assets.vision.variants import Variant
 from platform_tests.vision.pictures import encoded, noise
 from platform_tests.vision.shapes import PREPROCESSING, PROTOCOL, SHAPES, randomise_batch_norms
 from platform_tests.vision.test_nearest import clouds

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.models import HeadDoesNotFit, build_classifier, initial_classifier, place
 from platform_assets.vision.plugins import BadPlugin
-from platform_assets.vision.recipes import ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import ResolvedTrial, resolve_trial
+from platform_assets.vision.variants import Variant
 from platform_assets.vision.weight_files import WeightPlaces, WeightsChanged, WeightsFile, weights_of
 from platform_assets.vision.weights import load_backbone, weights_sha256
 from platform_tests.vision.shapes import (
@@ -65,18 +65,6 @@ def test_build_classifier__leaves_the_global_generator_alone() -> None:
 def test_build_classifier__refuses_one_class() -> None:
     with pytest.raises(HeadDoesNotFit, match="1 classes"):
         build_classifier("baseline_cnn", 1, PREPROCESSING, pretrained=False, seed=0)
-
-
-def test_set_head__takes_over_weights_and_refuses_another_shape() -> None:
-    classifier = small_classifier()
-    width = get_backbone("baseline_cnn").feature_dim
-    classifier.set_head(torch.zeros(3, width), torch.tensor([1.0, 2.0, 3.0]))
-    with torch.inference_mode():
-        assert classifier(IMAGES_BCHW).tolist() == [[1.0, 2.0, 3.0]] * 4
-    with pytest.raises(HeadDoesNotFit, match=rf"\(2, {width}\)"):
-        classifier.set_head(torch.zeros(2, width), torch.zeros(2))
-    with pytest.raises(HeadDoesNotFit, match="bias"):
-        classifier.set_head(torch.zeros(3, width), torch.zeros(1))
 
 
 def test_parameter_count__counts_weights_and_not_statistics() -> None:

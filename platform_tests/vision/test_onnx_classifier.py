@@ -45,7 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier.backbone = RednessBackbone()
     weight_kd = torch.zeros(2, 256)
     weight_kd[0, 0], weight_kd[1, 0] = -1.0, 1.0
-    classifier.set_head(weight_kd, torch.zeros(2))
+    classifier.head.load_state_dict({"weight": weight_kd, "bias": torch.zeros(2)})
     path = tmp_path_factory.mktemp("served") / "model.onnx"
     export_onnx(classifier, path, label_map=LABELS, checkpoint_id="feedfacefeedface")
     return path

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from platform_assets.vision.part_pictures import PartsOffTheImage, part_colour, parts_sheet
-from platform_assets.vision.plots import MAX_PICTURE_BYTES
+from platform_assets.vision.figures import MAX_PICTURE_BYTES
+from platform_assets.vision.models import build_classifier
+from platform_assets.vision.part_options import PartOptions
+from platform_assets.vision.part_pictures import PartsOffTheImage, looked_at, part_colour, parts_sheet
+from platform_tests.vision.shapes import PREPROCESSING
 
 GAP_PX, TILE_PX = 6, 224
 
@@ -37,6 +41,17 @@ def test_parts_sheet__boxes_are_on_their_patches() -> None:
     assert _box_of(first, part_colour(0)) == (GAP_PX + 24, GAP_PX + 12, GAP_PX + 40, GAP_PX + 28)
     assert _box_of(first, part_colour(1)) == (GAP_PX + 204, GAP_PX + 204, GAP_PX + 220, GAP_PX + 220)
     assert _box_of(second, part_colour(0)) == (GAP_PX, GAP_PX, GAP_PX + 16, GAP_PX + 16)
+
+
+def test_looked_at__is_what_the_model_picks_in_the_pixels_that_it_is_given() -> None:
+    seen = PREPROCESSING.model_copy(update={"image_size_px": 64, "mean": (0.9, 0.1, 0.5), "std": (0.1, 0.5, 0.2)})
+    classifier = build_classifier("timm/test_vit", 3, seen, pretrained=False, seed=0, parts=PartOptions(stride_px=12))
+    images_nchw = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
+    mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (seen.mean, seen.std))
+    backbone: Any = classifier.backbone
+    indices_bs, grid = backbone.selected(torch.from_numpy((images_nchw / np.float32(255) - mean) / std))
+    assert grid == (5, 5)
+    assert looked_at(classifier, images_nchw) == parts_sheet(images_nchw, indices_bs.numpy(), grid, 16, 12)
 
 
 def test_parts_sheet__one_patch_of_three_heads_shows_three_colours() -> None:

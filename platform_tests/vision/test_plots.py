@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from platform_assets.vision import plots
-from platform_assets.vision.plots import MAX_PICTURE_BYTES, PictureTooLarge
+from platform_assets.vision.figures import MAX_PICTURE_BYTES, PictureTooLarge, as_markdown, shown
 
 NAMES = ("apple $1", "Golden-Delicious apples of the year, second box", "苹果", "Äpfel_Birnen")
 
@@ -139,18 +139,18 @@ def test_confusion_matrix__names_the_worst_pairs_when_cells_are_too_small() -> N
 
 
 def test_shown__long_names_stay_apart() -> None:
-    assert plots._shown("Arla-Standard-Milk-with-fat") != plots._shown("Arla-Standard-Milk-with-no-fat")
-    assert plots._shown("5 $ and 6 $") == r"5 \$ and 6 \$"
+    assert shown("Arla-Standard-Milk-with-fat") != shown("Arla-Standard-Milk-with-no-fat")
+    assert shown("5 $ and 6 $") == r"5 \$ and 6 \$"
 
 
 def test_as_markdown__carries_the_bytes_and_their_kind() -> None:
     picture = plots.reliability_diagram(BINS)
-    text = plots.as_markdown(picture, alt="reliability")
+    text = as_markdown(picture, alt="reliability")
     assert text.startswith("![reliability](data:image/png;base64,")
     assert base64.b64decode(text.split("base64,")[1].rstrip(")")) == picture
-    assert plots.as_markdown(b"\xff\xd8\xff").startswith("![picture](data:image/jpeg;base64,")
+    assert as_markdown(b"\xff\xd8\xff").startswith("![picture](data:image/jpeg;base64,")
 
 
 def test_as_markdown__picture_over_the_limit_is_refused() -> None:
     with pytest.raises(PictureTooLarge, match="100,001 bytes"):
-        plots.as_markdown(bytes(MAX_PICTURE_BYTES + 1))
+        as_markdown(bytes(MAX_PICTURE_BYTES + 1))

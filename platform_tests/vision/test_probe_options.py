@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from platform_assets.vision.modes import FROZEN_MODES, RECIPE_OF_MODE
 from platform_assets.vision.probe_options import FEATURE_CHOICES, KnnRecipe, ProbeRecipe, columns_of
-from platform_assets.vision.recipes import ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import ResolvedTrial, resolve_trial
+from platform_assets.vision.variants import Variant
 from platform_tests.vision.shapes import PROTOCOL
 
 LITE0 = {"backbone": "tf_efficientnet_lite0"}

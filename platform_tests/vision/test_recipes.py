@@ -18,12 +18,12 @@ from platform_assets.vision.recipes import (
     ProbeRecipe,
     Protocol,
     ResolvedTrial,
-    Variant,
     WeightsNotFound,
     resolve_trial,
     trial_key,
 )
 from platform_assets.vision.train_options import TrainRecipe
+from platform_assets.vision.variants import Variant
 
 PROTOCOL = Protocol(dataset="cells", experiment="binary", metric="top1", label_map_checksum="ab" * 32)
 PROBE = Variant(backbone="tf_efficientnet_lite0", mode="linear_probe")

@@ -13,8 +13,9 @@ from platform_assets.vision.backbones import BACKBONES, get_backbone
 from platform_assets.vision.checkpoints import CheckpointError, load_classifier, save_checkpoint
 from platform_assets.vision.exporting import check_parity, export_onnx
 from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, Variant, resolve_trial
+from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.stages import StageFeatures
+from platform_assets.vision.variants import Variant
 from platform_assets.vision.weights import load_backbone
 from platform_tests.vision.pictures import encoded, noise
 from platform_tests.vision.shapes import PROTOCOL, SHAPES

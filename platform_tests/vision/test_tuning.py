@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from platform_assets.vision.probe import fit_probe
-from platform_assets.vision.recipes import ProbeRecipe, Variant
+from platform_assets.vision.recipes import ProbeRecipe
 from platform_assets.vision.tuning import (
     NothingCompleted,
     Pruned,
@@ -29,6 +29,7 @@ from platform_assets.vision.tuning import (
 )
 from platform_assets.vision.tuning_options import Tune, with_best
 from platform_assets.vision.tuning_study import TuningBusy
+from platform_assets.vision.variants import Variant
 
 CNN = Variant(backbone="baseline_cnn", mode="scratch")
 PROBE = Variant(backbone="tf_efficientnet_lite0", mode="linear_probe")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from platform_assets.vision.recipes import ProbeRecipe, Variant
+from platform_assets.vision.recipes import ProbeRecipe
 from platform_assets.vision.train_options import TrainRecipe
 from platform_assets.vision.tuning_options import (
     Choices,
@@ -21,6 +21,7 @@ from platform_assets.vision.tuning_options import (
     require_tunes_fit,
     with_best,
 )
+from platform_assets.vision.variants import Variant
 
 CNN = Variant(backbone="baseline_cnn", mode="scratch")
 PROBE = Variant(backbone="tf_efficientnet_lite0", mode="linear_probe")

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from platform_assets.vision.plots import MAX_PICTURE_BYTES
+from platform_assets.vision.figures import MAX_PICTURE_BYTES
 from platform_assets.vision.tuning import State, TuningTrial, trials_table
 from platform_assets.vision.tuning_plots import importance_bars, tuning_history
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from platform_assets.vision.backbones import BACKBONES, HubWeights, PackagedWeights, get_backbone
-from platform_assets.vision.recipes import Variant
+from platform_assets.vision.variants import Variant
 from platform_assets.vision.weight_files import (
     BadLock,
     NoPretrainedWeights,

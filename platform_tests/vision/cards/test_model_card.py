@@ -12,7 +12,8 @@ from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance, 
 from platform_assets.vision.evaluation import compute_metrics, predictions_frame
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.recipes import Protocol, Variant, resolve_trial
+from platform_assets.vision.recipes import Protocol, resolve_trial
+from platform_assets.vision.variants import Variant
 
 LABELS = LabelMap(names=("a|b", "c"))
 

@@ -1,0 +1,34 @@
+"""Memory that a training frees in one step and takes again in the next, kept from going back and forth to the kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# mallopt's parameters, from glibc's malloc.h, and their defaults.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_DEFAULT_TRIM_BYTES, _DEFAULT_MMAPS = 128 * 1024, 65_536
+_NEVER = 2**31 - 1
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """glibc gives large blocks back at once, and the kernel zeroes every page again when it is next touched.
+
+    Activations are such blocks. 2026-11, two cores, lite0 at 160 px: 37 images a second became 47, a fifth of the CPU was
+    the kernel's. What was kept is given back at the end. Elsewhere than on glibc nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
+        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
+        libc.malloc_trim(0)
