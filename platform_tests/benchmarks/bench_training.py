@@ -14,7 +14,7 @@ import pytest
 
 from platform_tests.benchmarks.bench_grocery import GROCERY
 
-SIZE_PX, BATCH, EPOCHS, WARMUP, ROUNDS = 160, 32, 4, 1, 2
+SIZE_PX, BATCH, EPOCHS, WARMUP, ROUNDS = 160, 32, 3, 1, 2
 
 
 def class_folders(folder: Path) -> Path:

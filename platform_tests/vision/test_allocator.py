@@ -39,6 +39,6 @@ def test_freed_memory_kept__pages_are_touched_once_and_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     plain, kept, after, given_back_mb = (float(number) for number in done.stdout.split())
     assert plain > 20 * 10_000  # 48 MB in pages of 4 kB, twenty times
-    assert kept < plain / 10
+    assert kept < plain / 5  # the first touches, and what the first blocks left between them
     assert after > plain / 2
     assert given_back_mb > 40
