@@ -6,6 +6,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 # mallopt's parameters, from glibc's malloc.h, and their defaults.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -20,10 +21,10 @@ def freed_memory_kept() -> Iterator[None]:
     Activations are such blocks. 2026-11, two cores, lite0 at 160 px: 37 images a second became 47, a fifth of the CPU was
     the kernel's. What was kept is given back at the end. Elsewhere than on glibc nothing is done.
     """
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         yield
         return
-    libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
@@ -32,3 +33,15 @@ def freed_memory_kept() -> Iterator[None]:
         libc.mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
         libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
         libc.malloc_trim(0)
+
+
+def give_back_freed_memory() -> None:
+    """To the kernel, at once: before work whose blocks have other sizes, which would lie beside the kept ones."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from platform_assets.vision.allocator import give_back_freed_memory
 from platform_assets.vision.datasets import Batch, epoch_batches
 from platform_assets.vision.distributed import Ranks
 from platform_assets.vision.evaluation import predict
@@ -103,7 +104,9 @@ class _Loop:
         self.clock = time.perf_counter()
         for batches in self._left_of(epoch):
             self._take(batches, epoch)
+        give_back_freed_memory()
         row = self._evaluated(epoch)
+        give_back_freed_memory()
         with held_signals():
             self.progress = self.progress.after_epoch(row)
             if self.progress.best_epoch == epoch:

@@ -14,11 +14,11 @@ from platform_tests.benchmarks.bench_grocery import DATASET, GROCERY, materializ
 ELPV_DATASET = yaml.safe_load(Path(__file__).parents[2].joinpath("platform_assets/defs/elpv/defs.yaml").read_text())
 BACKBONE = "tf_efficientnet_lite0"
 SHARED = {
-    "epochs": 20,
-    "patience_epochs": 20,
+    "epochs": 16,
+    "patience_epochs": 16,
     "learning_rate": 1e-3,
     "backbone_learning_rate_factor": 0.5,
-    "ema_decay": 0.995,
+    "ema_decay": 0.99,
 }
 # Crops smaller than what is evaluated: a quarter fewer pixels to train on, and objects of one size in both.
 CROPS = {"augmentation": "crop_flip", "crop_size_px": 224, "crop_scale": 1.3, "crop_area_min": 0.25}
@@ -49,7 +49,7 @@ ELPV_EXPERIMENT: dict[str, Any] = {
         "finetune": {
             "backbone": BACKBONE,
             "mode": "finetune",
-            "train": {**SHARED, "epochs": 12, "patience_epochs": 12, "augmentation": "dihedral"},
+            "train": {**SHARED, "epochs": 10, "patience_epochs": 10, "augmentation": "dihedral"},
         },
     },
 }
