@@ -1,4 +1,4 @@
-"""Kestrel's training beside timm's own loop on grocery: images/s, memory and accuracy of the same job, by turns."""
+"""Kestrel's training beside timm's own loop and fastai's on grocery: images/s, memory and accuracy of the same job, by turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
+from platform_assets.vision.weights import load_backbone
 from platform_tests.benchmarks.bench_grocery import GROCERY
+from platform_tests.benchmarks.timm_loop import BACKBONE
 
+# Its own pins, and the timm that has the network. lightly-train 0.18.0 installs too, and cannot train this network: its
+# head expects 1,280 features and is given 320.
+FASTAI = ("fastai==2.8.12", "timm==1.0.31", "safetensors")
 SIZE_PX, BATCH, EPOCHS, WARMUP, ROUNDS = 160, 32, 3, 1, 2
 
 
@@ -28,11 +34,22 @@ def class_folders(folder: Path) -> Path:
     return folder
 
 
-def _run(script: str, folder: Path, out: Path, round_number: int) -> dict[str, Any]:
-    place = out / f"{script}_{round_number}.json"
+def commands(folder: Path) -> dict[str, list[str]]:
+    """How each trains; fastai in an environment of its own, with the weights as a file of timm's names."""
+    weights, uv = folder / "lite0.safetensors", str(Path(sys.executable).with_name("uv"))
+    save_file(load_backbone(BACKBONE, pretrained=True).state_dict(), weights)
+    python = str(folder / "fastai/bin/python")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder / "fastai")], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *FASTAI], check=True)
+    script = Path(__file__).with_name("fastai_loop.py")
+    loops = {name: [sys.executable, "-m", f"platform_tests.benchmarks.{name}_loop"] for name in ("timm", "kestrel")}
+    return loops | {"fastai": [python, str(script), str(weights)]}
+
+
+def _run(name: str, command: list[str], folder: Path, round_number: int) -> dict[str, Any]:
+    place = folder / f"{name}_{round_number}.json"
     options = [str(number) for number in (SIZE_PX, BATCH, EPOCHS, WARMUP)]
-    module = f"platform_tests.benchmarks.{script}_loop"
-    subprocess.run([sys.executable, "-m", module, str(folder), str(place), *options], check=True)
+    subprocess.run([*command, str(folder / "grocery"), str(place), *options], check=True)
     found: dict[str, Any] = json.loads(place.read_text())
     return found
 
@@ -40,23 +57,24 @@ def _run(script: str, folder: Path, out: Path, round_number: int) -> dict[str, A
 @pytest.mark.bench
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs do not lie beside the project")
-def test_bench_training__as_fast_as_timms_own_loop(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "grocery")
-    found: dict[str, list[dict[str, Any]]] = {"timm": [], "kestrel": []}
+def test_bench_training__as_fast_as_the_loops_of_others(tmp_path: Path) -> None:
+    class_folders(tmp_path / "grocery")
+    by_name = commands(tmp_path)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in by_name}
     for number in range(ROUNDS):
-        for script, runs in found.items():
-            runs.append(_run(script, folder, tmp_path, number))
+        for name, command in by_name.items():
+            found[name].append(_run(name, command, tmp_path, number))
     rates = {
-        script: [epoch["images_per_second"] for run in runs for epoch in run["epochs"]]
-        for script, runs in found.items()
+        name: [epoch["images_per_second"] for run in runs for epoch in run["epochs"]] for name, runs in found.items()
     }
     print(
         f"\n| {SIZE_PX} px, batch {BATCH}, {EPOCHS} epochs | images/s | val top-1 | peak MB |\n| --- | --- | --- | --- |"
     )
-    for script, runs in found.items():
+    for name, runs in found.items():
         top1 = ", ".join(f"{run['epochs'][-1]['val_top1']:.3f}" for run in runs)
         peak = max(run["peak_mb"] for run in runs)
-        print(f"| {script} | {statistics.median(rates[script]):.1f} | {top1} | {peak:.0f} |")
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["kestrel"], rates["timm"], strict=True))
-    print(f"ratio {ratio:.2f}")
-    assert ratio >= 1.0
+        print(f"| {name} | {statistics.median(rates[name]):.1f} | {top1} | {peak:.0f} |")
+    for other in ("timm", "fastai"):
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["kestrel"], rates[other], strict=True))
+        print(f"beside {other}: {ratio:.2f}")
+        assert ratio >= 1.0

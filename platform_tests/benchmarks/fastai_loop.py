@@ -1,6 +1,6 @@
 """fastai's own training of the classifier of timm_loop.py, in an environment of its own.
 
-python fastai_loop.py FOLDER OUT.json SIZE_PX BATCH EPOCHS WARMUP_EPOCHS WEIGHTS
+python fastai_loop.py WEIGHTS FOLDER OUT.json SIZE_PX BATCH EPOCHS WARMUP_EPOCHS
 
 One-cycle, AdamW and discriminative rates are fastai's defaults for a finetune; its channels_last callback is on.
 """
@@ -54,7 +54,7 @@ class Pace(Callback):
         self.rates.append(images / (time.perf_counter() - self.started))
 
 
-def main(folder: Path, out: Path, weights: Path, *, size_px: int, batch: int, epochs: int) -> None:
+def main(weights: Path, folder: Path, out: Path, *, size_px: int, batch: int, epochs: int) -> None:
     torch.manual_seed(42)
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
@@ -89,5 +89,6 @@ def main(folder: Path, out: Path, weights: Path, *, size_px: int, batch: int, ep
 
 
 if __name__ == "__main__":
-    size_px, batch, epochs, _ = (int(argument) for argument in sys.argv[3:7])
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[7]), size_px=size_px, batch=batch, epochs=epochs)
+    places = [Path(argument) for argument in sys.argv[1:4]]
+    size_px, batch, epochs, _ = (int(argument) for argument in sys.argv[4:8])
+    main(*places, size_px=size_px, batch=batch, epochs=epochs)

@@ -88,7 +88,7 @@ def test_leaderboard__axes_of_the_variants_stand_beside_each_other() -> None:
     frame = _predictions(30, 20)
     val, test = (compute_metrics(frame, AB, part) for part in ("val", "test"))
     none = ShotAccuracy(many=None, medium=None, few=None)
-    row = trial_row(trial, val=val, test=test, shots=none, checkpoint_id="0" * 16, parameters=1, train_seconds=1)
+    row = trial_row(trial, val=val, test=test, shots=none, checkpoint_id="0" * 16, parameters=1, train_seconds=1.0)
     board = leaderboard(pl.concat([rows, row]), predictions | {"vit__s0": frame}, baseline="base", metric="top1")
     assert board.select("variant", "image_size_px", "patch_px", "parts").rows() == [
         ("vit", trial.preprocessing.image_size_px, 16, "glsim"),
