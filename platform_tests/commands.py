@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import yaml
 
 from platform_assets.instance import write_env
 
+# As the UI of dagster 1.13.27 sends it.
+_LAUNCH_BACKFILL = """mutation ($backfillParams: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $backfillParams) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}"""
 BIN = Path(sys.executable).parent
 
 
@@ -62,6 +67,18 @@ def done(project: Path, *command: str, code: int = 0, within_s: float = 240) -> 
         found = running.process.wait(within_s)
         assert found == code, f"exit code {found}: {running.said[-4000:]}"
         return running.said
+
+
+def graphql(project: Path, mutation: str, **variables: Any) -> str:
+    """What the UI's server answers to what the UI sends."""
+    return done(project, "dagster-graphql", "-w", "workspace.yaml", "-t", mutation, "-v", json.dumps(variables))
+
+
+def launch_backfill(project: Path, assets: Iterable[str], partitions: Sequence[str]) -> None:
+    """What the button "Launch backfill" does; a daemon has to run."""
+    selection = [{"path": asset.split("/")} for asset in assets]
+    asked = {"assetSelection": selection, "partitionNames": partitions, "fromFailure": False}
+    assert "LaunchBackfillSuccess" in graphql(project, _LAUNCH_BACKFILL, backfillParams=asked)
 
 
 def until(holds: Callable[[], bool], within_s: float, seen: Callable[[], object]) -> None:

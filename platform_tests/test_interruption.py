@@ -11,16 +11,24 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import psutil
 import pytest
 
 from platform_assets.executors import KILLED
-from platform_tests.commands import copied, done, edit, instance_of, started
+from platform_tests.commands import copied, done, edit, graphql, instance_of, launch_backfill, started, until
 from platform_tests.components.projects import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 48}
 TRAIN = {"epochs": 15, "patience_epochs": 15, "warmup_epochs": 0}
+# What the button "Terminate" of the UI sends (dagster 1.13.27).
+TERMINATE = """mutation ($runIds: [String!]!) {
+  terminateRuns(runIds: $runIds) {
+    __typename
+    ... on TerminateRunsResult { terminateRunResults { __typename ... on TerminateRunSuccess { run { runId } } } }
+  }
+}"""
 EXPERIMENT = ("kestrel", "materialize", "photos/first")
 TRIAL = (*EXPERIMENT, "--trial", "cnn__s0")
 
@@ -98,6 +106,57 @@ def test_sigkill__the_next_run_goes_on_and_ends_with_the_same_weights(
         assert KILLED in [entry.message for entry in instance.all_logs(killed.run_id)]
 
 
+def test_sigkill_of_a_step__the_run_fails_and_the_next_one_goes_on(
+    prepared: Path, uninterrupted: str, tmp_path: Path
+) -> None:
+    project = copied(prepared, tmp_path / "step")
+    with (project / ".env").open("a") as file:
+        file.write("KESTREL_EXECUTOR=multiprocess\n")  # by default a run is its step
+    with started(project, *EXPERIMENT) as running:
+        running.until_it_says("epoch 2 of 15")
+        # What trains is the child that is busy; others count semaphores.
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        max(children, key=lambda child: child.cpu_percent(0.3)).kill()
+        assert running.process.wait(60) == 1
+    assert _taken_for_finished(project) == []
+    assert _statuses(project) == ["FAILURE"]
+    _goes_on(project, uninterrupted)
+
+
+def test_terminate__in_the_ui_stops_the_run_and_the_next_one_goes_on(
+    prepared: Path, uninterrupted: str, tmp_path: Path
+) -> None:
+    project = copied(prepared, tmp_path / "terminated")
+    with started(project, "dagster-daemon", "run", "-w", "workspace.yaml") as daemon, instance_of(project) as instance:
+        launch_backfill(project, ["photos/first/checkpoint"], ["cnn__s0"])
+        until(
+            lambda: "epoch 2 of 15" in _logged(instance), 120, lambda: (_logged(instance)[-2000:], daemon.said[-2000:])
+        )
+        run = _training(instance)
+        assert "TerminateRunSuccess" in graphql(project, TERMINATE, runIds=[run.run_id])
+        until(lambda: _training(instance).is_finished, 60, lambda: _logged(instance)[-2000:])
+        assert _training(instance).status == dg.DagsterRunStatus.CANCELED
+        daemon.process.terminate()
+        daemon.process.wait(30)
+    assert _taken_for_finished(project) == []
+    _goes_on(project, uninterrupted)
+
+
+def _training(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    return instance.get_runs()[0]
+
+
+def _logged(instance: dg.DagsterInstance) -> str:
+    return "\n".join(entry.message for run in instance.get_runs(limit=1) for entry in instance.all_logs(run.run_id))
+
+
+def _goes_on(project: Path, uninterrupted: str) -> None:
+    """The next run trains what is left, to the weights of a training that nobody disturbed."""
+    assert "epoch 2 of 15" not in done(project, *TRIAL)
+    assert _fit(project)["resumed_from_epoch"] >= 2
+    assert _row(project)["checkpoint_id"] == uninterrupted
+
+
 def test_ctrl_c__stops_within_five_seconds_and_the_next_run_goes_on(
     prepared: Path, uninterrupted: str, tmp_path: Path
 ) -> None:
@@ -114,7 +173,4 @@ def test_ctrl_c__stops_within_five_seconds_and_the_next_run_goes_on(
     assert "Stopped by request. Finished trials and epochs are kept." in said
     assert _taken_for_finished(project) == []
     assert _statuses(project) == ["FAILURE"]
-    again = done(project, *TRIAL)
-    assert "epoch 2 of 15" not in again
-    assert _fit(project)["resumed_from_epoch"] >= 2
-    assert _row(project)["checkpoint_id"] == uninterrupted
+    _goes_on(project, uninterrupted)

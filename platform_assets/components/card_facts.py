@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from platform_assets.components.champion_steps import ChampionRow
-from platform_assets.components.delivery_steps import LATENCY, PARITY
+from platform_assets.components.delivery_steps import LATENCY, PARITY, certainty_of
 
 if TYPE_CHECKING:
     from platform_assets.components.inputs import Inputs
@@ -47,6 +47,7 @@ def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: 
         device=fit["device"],
         val=Metrics.model_validate(metrics["val"]),
         test=Metrics.model_validate(metrics["test"]),
+        certainty=certainty_of(folder)[1],
         leaderboard=tables.read([*inputs.spec.key, "leaderboard"]),
         choice=row.choice,
         gate=f"{row.verdict}: {row.reason}",

@@ -14,6 +14,7 @@ from platform_assets.components import metadata as show
 from platform_assets.components.champion_steps import read_champion
 from platform_assets.components.inputs import open_inputs
 from platform_assets.components.specs import code_version, data_version
+from platform_assets.components.trial_steps import CALIBRATION
 from platform_assets.resources import FilesResource, OutputsResource, TablesResource
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.tables import Tables
+    from platform_assets.vision.calibration import Calibration, CalibrationReport
     from platform_assets.vision.exporting import ParityReport
     from platform_assets.vision.models import Classifier
 
@@ -81,16 +83,18 @@ def exports(
 
     row = read_champion(inputs.spec, tables)
     folder, code = outputs.at(row.folder_url), code_version("vision.exporting")
+    calibration = certainty_of(folder)[0]
+    said = calibration.model_dump(mode="json") if calibration else None
     known = json.loads(folder.path(PARITY).read_bytes()) if PARITY in folder.manifest().files else {}
-    if known.get("code_version") == code:
+    if (known.get("code_version"), known.get("calibration")) == (code, said):
         context.log.info(f"champion {row.checkpoint_id}: nothing changed, its export is taken as it is")
     else:
-        _export(inputs, folder, row.checkpoint_id, code)
+        _export(inputs, folder, row.checkpoint_id, code, calibration)
     known = json.loads(folder.path(PARITY).read_bytes())
     latency = pl.read_parquet(folder.path(LATENCY))
     tables.write([*inputs.spec.key, "exports"], latency)
     return dg.MaterializeResult(
-        data_version=data_version(row.checkpoint_id, code),
+        data_version=data_version(row.checkpoint_id, code, json.dumps(said)),
         metadata={
             "onnx": dg.MetadataValue.path(f"{folder.url}/{ONNX}"),
             "onnx_bytes": folder.manifest().files[ONNX].bytes,
@@ -104,7 +108,19 @@ def exports(
     )
 
 
-def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str) -> None:
+def certainty_of(folder: OutputFolder) -> tuple[Calibration | None, CalibrationReport | None]:
+    """What was fitted on val and found on test; None for a model that was evaluated before there was either."""
+    from platform_assets.vision.calibration import Calibration, CalibrationReport
+
+    if CALIBRATION not in folder.manifest().files:
+        return None, None
+    said = json.loads(folder.path(CALIBRATION).read_bytes())
+    return Calibration.model_validate(said["calibration"]), CalibrationReport.model_validate(said["on_test"])
+
+
+def _export(
+    inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str, calibration: Calibration | None
+) -> None:
     """Export, compare on test images, time it; the files join the checkpoint's folder in one step."""
     from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
     from platform_assets.vision.exporting import export_onnx, measure_latency
@@ -112,11 +128,15 @@ def _export(inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str)
     classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=inputs.label_map)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, Path(ONNX).name)
-        export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id)
+        export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id, calibration=calibration)
         parity = _parity_on_test(inputs, classifier, path)
         buffer = io.BytesIO()
         measure_latency(classifier, path).write_parquet(buffer)
-        report = {"code_version": code, "parity": parity.model_dump(mode="json")}
+        report = {
+            "code_version": code,
+            "calibration": calibration.model_dump(mode="json") if calibration else None,
+            "parity": parity.model_dump(mode="json"),
+        }
         Path(scratch, Path(LATENCY).name).write_bytes(buffer.getvalue())
         Path(scratch, Path(PARITY).name).write_text(json.dumps(report, indent=2) + "\n")
         folder.add_tree("exports", Path(scratch))

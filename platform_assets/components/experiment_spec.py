@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
+from platform_assets.vision.calibration import UncertaintyOptions
 from platform_assets.vision.combination_options import require_combinations_fit
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
@@ -55,6 +56,9 @@ class ExperimentSpec(BaseModel):
     )
     without_probe: dict[BackboneName, Waiver] = Field(
         default={}, description="backbones that are finetuned without a linear probe beside it, and why"
+    )
+    uncertainty: UncertaintyOptions = Field(
+        default=UncertaintyOptions(), description="what is asked of the certainty of all models"
     )
     gate: Gate = Gate()
     licence: str | None = Field(None, description="licence under which the model may be used")

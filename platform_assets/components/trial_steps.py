@@ -22,6 +22,7 @@ from platform_assets.vision.modes import FROZEN_MODES
 if TYPE_CHECKING:
     import polars as pl
 
+    from platform_assets.vision.calibration import Calibration, CalibrationReport
     from platform_assets.vision.evaluation import Metrics
     from platform_assets.vision.models import Classifier
     from platform_assets.vision.recipes import ResolvedTrial
@@ -31,8 +32,9 @@ METRICS = (
     "One row a trial: top-1, top-5, macro-F1, loss and ECE on val and test with intervals, per-class table and confusion "
     "matrix; its MLflow run."
 )
+CALIBRATION = "calibration.json"
 PARTS_SHOWN = 12
-EVALUATION = ("vision.evaluation", "vision.network_fitting")
+EVALUATION = ("vision.evaluation", "vision.calibration", "vision.network_fitting")
 
 
 def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -51,7 +53,12 @@ def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResu
                     if name in selected:
                         step(desk, trial)
     configs = [desk.inputs.known_config_hash(partition) for partition in desk.spec.trials]
-    version = data_version(desk.inputs.records_version, code_version(*FITTING, *EVALUATION), *configs)
+    version = data_version(
+        desk.inputs.records_version,
+        code_version(*FITTING, *EVALUATION),
+        desk.spec.uncertainty.model_dump_json(),
+        *configs,
+    )
     for name in STEPS:
         if name in selected:
             yield dg.MaterializeResult(
@@ -161,18 +168,22 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     import polars as pl
 
     from platform_assets.vision import plots
+    from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.comparison import trial_row
-    from platform_assets.vision.evaluation import compute_metrics, reliability_bins
+    from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, reliability_bins
     from platform_assets.vision.long_tail import shots_of
 
     frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
     val, test = (compute_metrics(frame, desk.inputs.label_map, part) for part in ("val", "test"))
     shots = shots_of(test, desk.inputs.records_of(trial), desk.inputs.label_map)
+    fitted = calibrate(*logits_and_truth(frame, "val"), desk.spec.uncertainty)
+    certainty = report(fitted, *logits_and_truth(frame, "test"))
     table = trial_row(
         trial,
         val=val,
         test=test,
         shots=shots,
+        certainty=certainty,
         checkpoint_id=row.checkpoint_id,
         parameters=row.parameters,
         train_seconds=row.train_seconds,
@@ -182,6 +193,8 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
         indent=2,
     )
     desk.folder(trial.trial).add("metrics.json", text.encode())
+    said = {"calibration": fitted.model_dump(mode="json"), "on_test": certainty.model_dump(mode="json")}
+    desk.folder(trial.trial).add(CALIBRATION, (json.dumps(said, indent=2) + "\n").encode())
     confusion = plots.confusion_matrix(test.confusion, desk.inputs.label_map.names)
     mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text.encode()})
     desk.tables.write(desk.key("metrics"), table.with_columns(mlflow_run_id=pl.lit(mlflow_run)), trial.trial)
@@ -207,6 +220,7 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
             "test_macro_f1_interval": _interval(test.macro_f1_interval),
             **{f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items() if value is not None},
             "per_class": show.table(_per_class(test)),
+            "certainty": show.table(_certainty(fitted, certainty)),
             "confusion": show.picture(confusion),
             "reliability": show.picture(plots.reliability_diagram(reliability_bins(frame, "test"))),
             "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(mlflow_run)),
@@ -216,6 +230,22 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
 
 def _interval(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f} (95 %, bootstrap over images)"
+
+
+def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:
+    import polars as pl
+
+    rows = {
+        f"temperature, fitted on {fitted.images} images of val": fitted.temperature,
+        "ECE before": on_test.ece_before,
+        "ECE": on_test.ece,
+        "adaptive ECE": on_test.adaptive_ece,
+        f"label sets ({fitted.sets}) hold the truth, {fitted.coverage:g} wanted": on_test.covered,
+        "labels a set": on_test.mean_set_size,
+        f"answered, {fitted.precision:g} of them right wanted": on_test.answered,
+        "of those right": on_test.answered_right,
+    }
+    return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})
 
 
 def _per_class(test: Metrics) -> pl.DataFrame:

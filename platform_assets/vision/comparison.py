@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from platform_assets.vision.calibration import CalibrationReport
 from platform_assets.vision.evaluation import Metrics, image_ids_sha256, predictions_of_part
 from platform_assets.vision.long_tail import ShotAccuracy
 from platform_assets.vision.recipes import MetricName, ResolvedTrial
@@ -19,6 +20,7 @@ from platform_assets.vision.splits import Part
 
 AXES = ("backbone", "mode", "image_size_px", "patch_px", "parts")
 """What variants differ in beside their recipes."""
+REPORTED_CERTAINTY = ("adaptive_ece", "covered", "mean_set_size", "answered", "answered_right")
 REPORTED_SCORES = ("top1", "top5", "balanced_accuracy", "macro_f1", "loss", "ece")
 Predictions = Mapping[str, pl.DataFrame]
 # Figures of a variant against the baseline; null in the baseline's own row.
@@ -63,13 +65,15 @@ def trial_row(
     val: Metrics,
     test: Metrics,
     shots: ShotAccuracy,
+    certainty: CalibrationReport,
     checkpoint_id: str,
     parameters: int,
     train_seconds: float,
 ) -> pl.DataFrame:
     """The one row of a trial in the metrics table: its `val_` and `test_` scores, the images they are of, the cost.
 
-    `shots` is that of test: null where no class has so many, or so few, train images.
+    `shots` is that of test: null where no class has so many, or so few, train images. `certainty` is that of test after
+    calibration on val.
     """
     row: dict[str, Any] = {
         "trial": trial.trial,
@@ -92,6 +96,7 @@ def trial_row(
     for name in ("top1", "macro_f1"):
         row[f"test_{name}_low"], row[f"test_{name}_high"] = getattr(test, f"{name}_interval")
     shown = {f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items()}
+    shown |= {f"test_{name}": getattr(certainty, name) for name in REPORTED_CERTAINTY}
     types = _SPARSE_AXES | dict.fromkeys(shown, pl.Float64())
     return pl.DataFrame([row | shown], schema_overrides=types)
 

@@ -135,8 +135,8 @@ def compute_metrics(predictions: pl.DataFrame, label_map: LabelMap, part: Part, 
     chosen = predictions_of_part(predictions, part)
     _require_same_labels(chosen, label_map)
     classes = len(label_map.names)
-    truth_n, prediction_n = chosen["truth_index"].to_numpy(), chosen["prediction_index"].to_numpy()
-    logits_nk = chosen["logits"].explode().to_numpy().reshape(chosen.height, classes)
+    logits_nk, truth_n = logits_and_truth(chosen, part)
+    prediction_n = chosen["prediction_index"].to_numpy()
     counts = count(truth_n, prediction_n, classes)
     draws = resampled_counts(truth_n, prediction_n, classes, bootstrap_weights(chosen.height, seed=seed))
     return Metrics(
@@ -170,6 +170,12 @@ def predictions_of_part(predictions: pl.DataFrame, part: Part) -> pl.DataFrame:
             "predict it once"
         )
     return chosen
+
+
+def logits_and_truth(predictions: pl.DataFrame, part: Part) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """logits_nk and truth_n of one part, in the order of its rows."""
+    chosen = predictions_of_part(predictions, part)
+    return chosen["logits"].explode().to_numpy().reshape(chosen.height, -1), chosen["truth_index"].to_numpy()
 
 
 def _require_same_labels(chosen: pl.DataFrame, label_map: LabelMap) -> None:

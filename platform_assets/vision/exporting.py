@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from platform_assets.vision.calibration import Calibration
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.onnx_classifier import OnnxClassifier, pixels_of_files
 
@@ -32,11 +33,19 @@ class ExportError(ValueError):
     """A classifier that cannot be exported, or an export that cannot be compared with it."""
 
 
-def export_onnx(classifier: Classifier, path: Path, *, label_map: LabelMap, checkpoint_id: str) -> None:
+def export_onnx(
+    classifier: Classifier,
+    path: Path,
+    *,
+    label_map: LabelMap,
+    checkpoint_id: str,
+    calibration: Calibration | None = None,
+) -> None:
     """Write one self-contained file: uint8 RGB `images` [batch, 3, size, size] to float32 `logits` [batch, classes].
 
-    The normalisation is in the graph; labels, their checksum, the preprocessing, the checkpoint id and our version are
-    in `metadata_props`. The same classifier gives the same bytes. Raises ExportError when the label map does not fit.
+    The normalisation is in the graph; labels, their checksum, the preprocessing, the calibration, the checkpoint id and
+    our version are in `metadata_props`. The same classifier gives the same bytes. Raises ExportError when the label map
+    does not fit.
     """
     import onnx
 
@@ -55,6 +64,7 @@ def export_onnx(classifier: Classifier, path: Path, *, label_map: LabelMap, chec
             "preprocessing": classifier.preprocessing.model_dump_json(),
             "checkpoint_id": checkpoint_id,
             "kestrel_version": _kestrel_version(),
+            **({"calibration": calibration.model_dump_json()} if calibration else {}),
         },
     )
     onnx.checker.check_model(model, full_check=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from platform_assets.vision.calibration import Calibration, softmax
 from platform_assets.vision.cropping import BadBox
 from platform_assets.vision.decoding import MAX_PIXELS
 from platform_assets.vision.formats.boxes import Box
@@ -24,13 +25,19 @@ class OnnxFileError(ValueError):
 
 
 class Prediction(BaseModel):
-    """What the model says of one image: the likeliest label and the probability of each class, in label-map order."""
+    """What the model says of one image: the likeliest label and the probability of each class, in label-map order.
+
+    `labels` is the set that holds the truth as often as the calibration states, likeliest first, and `is_sure` whether
+    the label alone should be taken; both None, and probabilities as the network gives them, without a calibration.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
     confidence: float
     probabilities: tuple[float, ...]
+    labels: tuple[str, ...] | None
+    is_sure: bool | None
 
 
 class OnnxClassifier:
@@ -61,7 +68,7 @@ class OnnxClassifier:
         ) as error:
             raise OnnxFileError(f"{path}: not an ONNX file that runs here ({error}); export it again") from error
         recorded = self._session.get_modelmeta().custom_metadata_map
-        self.label_map, self.preprocessing = _recorded_facts(path, recorded)
+        self.label_map, self.preprocessing, self.calibration = _recorded_facts(path, recorded)
         self.checkpoint_id: str = recorded["checkpoint_id"]
         if expect_label_map is not None:
             expect_label_map.require_same(self.label_map, what=str(path))
@@ -82,36 +89,47 @@ class OnnxClassifier:
         """One prediction per image file; raises as `pixels_of_files`."""
         if not images:
             return []
-        logits_bk = self.logits_of_files(images, boxes, max_pixels=max_pixels).astype(np.float64)
-        odds_bk = np.exp(logits_bk - logits_bk.max(axis=1, keepdims=True))
-        return [self._prediction(row) for row in odds_bk / odds_bk.sum(axis=1, keepdims=True)]
+        logits_bk = self.logits_of_files(images, boxes, max_pixels=max_pixels)
+        if self.calibration is None:
+            return [self._prediction(row, None, None) for row in softmax(logits_bk.astype(np.float64))]
+        probabilities_bk = self.calibration.probabilities(logits_bk)
+        sets_bk, sure_b = self.calibration.label_sets(probabilities_bk), self.calibration.answers(probabilities_bk)
+        rows = zip(probabilities_bk, sets_bk, sure_b.tolist(), strict=True)
+        return [self._prediction(*row) for row in rows]
 
-    def _prediction(self, probabilities_k: NDArray[np.float64]) -> Prediction:
-        best = int(probabilities_k.argmax())
+    def _prediction(
+        self, probabilities_k: NDArray[np.float64], set_k: NDArray[np.bool_] | None, is_sure: bool | None
+    ) -> Prediction:
+        order = np.argsort(-probabilities_k, kind="stable").tolist()
+        names = self.label_map.names
         return Prediction(
-            label=self.label_map.names[best],
-            confidence=float(probabilities_k[best]),
+            label=names[order[0]],
+            confidence=float(probabilities_k[order[0]]),
             probabilities=tuple(probabilities_k.tolist()),
+            labels=None if set_k is None else tuple(names[k] for k in order if set_k[k]),
+            is_sure=is_sure,
         )
 
 
-def _recorded_facts(path: Path, recorded: dict[str, str]) -> tuple[LabelMap, Preprocessing]:
+def _recorded_facts(path: Path, recorded: dict[str, str]) -> tuple[LabelMap, Preprocessing, Calibration | None]:
     missing = {"labels", "label_map_checksum", "preprocessing", "checkpoint_id"} - recorded.keys()
     if missing:
         raise OnnxFileError(f"{path}: holds no {', '.join(sorted(missing))}; only files of `export_onnx` can be served")
     try:
         label_map = LabelMap(names=tuple(json.loads(recorded["labels"])))
         preprocessing = Preprocessing.model_validate_json(recorded["preprocessing"])
+        said = recorded.get("calibration")
+        calibration = Calibration.model_validate_json(said) if said else None
     except (ValidationError, json.JSONDecodeError) as error:
         raise OnnxFileError(
-            f"{path}: its recorded labels or preprocessing are damaged ({error}); export again"
+            f"{path}: its recorded labels, preprocessing or calibration are damaged ({error}); export again"
         ) from error
     if label_map.checksum != recorded["label_map_checksum"]:
         raise OnnxFileError(
             f"{path}: its labels have checksum {label_map.checksum[:12]} and it records "
             f"{recorded['label_map_checksum'][:12]}; it was edited after the export, export it again"
         )
-    return label_map, preprocessing
+    return label_map, preprocessing, calibration
 
 
 def pixels_of_files(

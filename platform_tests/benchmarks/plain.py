@@ -21,12 +21,14 @@ from platform_assets.stores.runs import Runs, TrialRun
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
 from platform_assets.vision import plots
+from platform_assets.vision.calibration import UncertaintyOptions, calibrate
+from platform_assets.vision.calibration import report as certainty
 from platform_assets.vision.cards.data_card import DataCardFacts, data_card
 from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
 from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
 from platform_assets.vision.comparison import choose_champion, leaderboard, trial_row
 from platform_assets.vision.dataset_diff import diff
-from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
+from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predict, predictions_frame
 from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
 from platform_assets.vision.fitting import features_of, fit_probe_trial
 from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
@@ -155,8 +157,16 @@ class Plain:
         folder = self.folders[key]
         checkpoint, seconds = folder.manifest().checkpoint_id, time.time() - started
         shots = shots_of(test, self.records, self.label_map)
+        fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
         row = trial_row(
-            trial, val=val, test=test, shots=shots, checkpoint_id=checkpoint, parameters=1, train_seconds=seconds
+            trial,
+            val=val,
+            test=test,
+            shots=shots,
+            certainty=certainty(fitted, *logits_and_truth(frame, "test")),
+            checkpoint_id=checkpoint,
+            parameters=1,
+            train_seconds=seconds,
         )
         self.rows.append(row)
         self.runs.record_trial(

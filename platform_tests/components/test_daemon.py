@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
-from platform_tests.commands import done, edit, instance_of, started, until
+from platform_tests.commands import done, edit, instance_of, launch_backfill, started, until
 from platform_tests.components.projects import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,10 +26,6 @@ BEHIND_THE_IMAGES = {
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "image_size_px": 32, "train": {"epochs": 1, "warmup_epochs": 0}}
 TRIALS = ["cnn__s0", "cnn__s1", "again__s0", "again__s1"]
-# What the button "Launch backfill" of the UI sends for a group with every partition chosen (dagster 1.13.27).
-MATERIALIZE_ALL = """mutation ($backfillParams: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $backfillParams) { __typename ... on LaunchBackfillSuccess { backfillId } }
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +124,7 @@ def test_daemon__one_added_image_makes_the_dataset_again_and_nothing_else(
 
 def test_ui__materialize_all_makes_an_experiment_whole(watched: dg.DagsterInstance, project: Path) -> None:
     names = ("checkpoint", "predictions", "metrics", "leaderboard", "champion", "exports", "model_card")
-    asked = {"assetSelection": [{"path": ["photos", "first", name]} for name in names], "partitionNames": TRIALS}
-    variables = json.dumps({"backfillParams": {**asked, "fromFailure": False}})
-    said = done(project, "dagster-graphql", "-w", "workspace.yaml", "-t", MATERIALIZE_ALL, "-v", variables)
-    assert "LaunchBackfillSuccess" in said
+    launch_backfill(project, [f"photos/first/{name}" for name in names], TRIALS)
     (backfill,) = watched.get_backfills()
 
     def ended() -> bool:

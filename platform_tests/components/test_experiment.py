@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -13,6 +14,7 @@ from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.stamps import check_stamp
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.calibration import Calibration
 from platform_assets.vision.checkpoints import load_classifier
 from platform_assets.vision.exporting import export_onnx
 from platform_assets.vision.label_map import LabelMap
@@ -31,6 +33,7 @@ from platform_tests.components.projects import (
 TRIALS = ("cnn__s0", "probe__s1")
 FILES = {
     *("ckpt.safetensors", "config.json", "env.json", "labelmap.json", "history.parquet", "metrics.json"),
+    "calibration.json",
     *("predictions.parquet", "parts.parquet", "fit.json", "tb/events.out.tfevents.0.kestrel"),
     *("fiftyone/metadata.json", "fiftyone/samples.json"),
 }
@@ -65,6 +68,21 @@ def test_experiment__what_others_report_stands_beside_what_was_measured(finished
         ("cnn", "baseline_cnn", None, None),
         ("probe", "tf_efficientnet_lite0", 0.9, "a paper"),
     ]
+
+
+def test_experiment__the_export_is_as_sure_as_its_calibration_says(finished: Project) -> None:
+    folder = _outputs(finished).at(_row(finished, "champion")["folder_url"])
+    said = json.loads(folder.path("calibration.json").read_bytes())
+    served = OnnxClassifier(folder.path("exports/model.onnx"))
+    assert served.calibration == Calibration.model_validate(said["calibration"])
+    trial = _row(finished, "champion")["candidate"]
+    test = _tables(finished).read(["photos", "first", "predictions"], trial).filter(part="test")
+    photos = [(finished.folder.parent / "images" / path).read_bytes() for path in test["path"]]
+    found = served.predict(photos)
+    covered = [truth in (each.labels or ()) for truth, each in zip(test["truth"], found, strict=True)]
+    assert np.mean(covered) == pytest.approx(said["on_test"]["covered"])
+    assert np.mean([each.is_sure for each in found]) == pytest.approx(said["on_test"]["answered"])
+    assert _row(finished, "metrics", trial)["test_covered"] == said["on_test"]["covered"]
 
 
 def test_experiment__one_row_for_every_evaluated_image(finished: Project) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from platform_assets.vision.calibration import CalibrationReport, UncertaintyOptions, calibrate, report
 from platform_assets.vision.comparison import (
     ComparisonError,
     choose_champion,
@@ -18,7 +19,7 @@ from platform_assets.vision.comparison import (
     paired_test,
     trial_row,
 )
-from platform_assets.vision.evaluation import compute_metrics, predictions_frame
+from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.long_tail import ShotAccuracy
 from platform_assets.vision.recipes import Protocol, resolve_trial
@@ -44,12 +45,24 @@ def _predictions(val_right: int, test_right: int, *, images: int = IMAGES, shift
     return pl.concat(frames)
 
 
+def _certainty(predictions: pl.DataFrame) -> CalibrationReport:
+    fitted = calibrate(*logits_and_truth(predictions, "val"), UncertaintyOptions())
+    return report(fitted, *logits_and_truth(predictions, "test"))
+
+
 def _trial(variant: str, seed: int, predictions: pl.DataFrame) -> Trial:
     trial = resolve_trial(Variant(backbone="baseline_cnn", mode="scratch"), name=variant, seed=seed, protocol=PROTOCOL)
     val, test = (compute_metrics(predictions, AB, part) for part in ("val", "test"))
     shots = ShotAccuracy(many=test.top1, medium=None, few=None)
     row = trial_row(
-        trial, val=val, test=test, shots=shots, checkpoint_id="00" * 8, parameters=10, train_seconds=2.0 + seed
+        trial,
+        val=val,
+        test=test,
+        shots=shots,
+        certainty=_certainty(predictions),
+        checkpoint_id="00" * 8,
+        parameters=10,
+        train_seconds=2.0 + seed,
     )
     return row, predictions
 
@@ -88,7 +101,16 @@ def test_leaderboard__axes_of_the_variants_stand_beside_each_other() -> None:
     frame = _predictions(30, 20)
     val, test = (compute_metrics(frame, AB, part) for part in ("val", "test"))
     none = ShotAccuracy(many=None, medium=None, few=None)
-    row = trial_row(trial, val=val, test=test, shots=none, checkpoint_id="0" * 16, parameters=1, train_seconds=1.0)
+    row = trial_row(
+        trial,
+        val=val,
+        test=test,
+        shots=none,
+        certainty=_certainty(frame),
+        checkpoint_id="0" * 16,
+        parameters=1,
+        train_seconds=1.0,
+    )
     board = leaderboard(pl.concat([rows, row]), predictions | {"vit__s0": frame}, baseline="base", metric="top1")
     assert board.select("variant", "image_size_px", "patch_px", "parts").rows() == [
         ("vit", trial.preprocessing.image_size_px, 16, "glsim"),

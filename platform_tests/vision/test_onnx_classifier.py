@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from platform_assets.vision.calibration import Calibration
 from platform_assets.vision.decoding import UnreadableImage
 from platform_assets.vision.exporting import export_onnx
 from platform_assets.vision.label_map import LabelMap, LabelMapMismatch
@@ -49,6 +50,34 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "model.onnx"
     export_onnx(classifier, path, label_map=LABELS, checkpoint_id="feedfacefeedface")
     return path
+
+
+@pytest.fixture(scope="module")
+def calibrated(exported: Path) -> Path:
+    """The same file with a calibration: sets of what is likelier than a third, sure from 0.9 on."""
+    fitted = Calibration(
+        images=50, temperature=2.0, coverage=0.9, sets="lac", set_threshold=2 / 3, precision=0.95, answer_from=0.9
+    )
+    model, path = onnx.load(exported), exported.with_name("calibrated.onnx")
+    model.metadata_props.add(key="calibration", value=fitted.model_dump_json())
+    onnx.save(model, path)
+    return path
+
+
+def test_predict__says_how_sure_it_is_after_its_calibration(exported: Path, calibrated: Path) -> None:
+    pictures = [_picture((level, 0, 0)) for level in (0, 100, 128, 255)]
+    plain, sure = OnnxClassifier(exported), OnnxClassifier(calibrated)
+    logits_bk = plain.logits_of_files(pictures).astype(np.float64)
+    wanted_bk = np.exp(logits_bk / 2) / np.exp(logits_bk / 2).sum(axis=1, keepdims=True)
+    for before, after, wanted_k in zip(plain.predict(pictures), sure.predict(pictures), wanted_bk, strict=True):
+        assert (before.labels, before.is_sure) == (None, None)
+        assert after.label == before.label
+        assert after.probabilities == pytest.approx(wanted_k.tolist())
+        likely = sorted((name for name, p in zip(LABELS.names, wanted_k, strict=True) if p >= 1 / 3), key=LABELS.index)
+        assert sorted(after.labels or (), key=LABELS.index) == likely
+        assert after.labels is not None
+        assert after.labels[0] == after.label
+        assert after.is_sure == (wanted_k.max() >= 0.9)
 
 
 def _with_props(exported: Path, target: Path, **changed: str | None) -> Path:

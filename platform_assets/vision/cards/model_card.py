@@ -6,6 +6,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.calibration import CalibrationReport
 from platform_assets.vision.cards.licences import StatedLicence, hub_fields
 from platform_assets.vision.cards.markdown import cell, front_matter, literal, stated, table
 from platform_assets.vision.evaluation import Metrics
@@ -59,6 +60,7 @@ class ModelCardFacts(BaseModel):
     device: str
     val: Metrics
     test: Metrics
+    certainty: CalibrationReport | None
     leaderboard: pl.DataFrame
     choice: str
     gate: str
@@ -77,6 +79,8 @@ def model_card(facts: ModelCardFacts) -> str:
         f"Limits: {stated(facts.limits)}",
         "## Results",
         _results_text(facts),
+        "## Certainty",
+        _certainty_text(facts.certainty),
         "## Classes",
         _classes_text(facts.test),
         "## How it was chosen",
@@ -132,6 +136,22 @@ def _results_text(facts: ModelCardFacts) -> str:
     ]
     note = "Intervals are 95 % bootstraps over images. Val made the choices, so its figures flatter; test made none."
     return f"{table(['figure', 'test', 'val'], rows)}\n\n{note}"
+
+
+def _certainty_text(found: CalibrationReport | None) -> str:
+    if found is None:
+        return "Not measured."
+    rows = [
+        ("ECE, before and after its temperature was fitted on val", f"{found.ece_before:.4f}, {found.ece:.4f}"),
+        ("adaptive ECE, before and after", f"{found.adaptive_ece_before:.4f}, {found.adaptive_ece:.4f}"),
+        ("sets of labels that hold the truth", found.covered),
+        ("labels a set", found.mean_set_size),
+        ("images that it is sure of", found.answered),
+        ("of those right", found.answered_right),
+    ]
+    band = f"{found.covered_low:.3f} to {found.covered_high:.3f}"
+    note = f"Where test is like val, sets hold the truth of a share of {band}, 95 times in 100."
+    return f"{table(['figure', 'test'], rows)}\n\n{note}"
 
 
 def _classes_text(test: Metrics) -> str:

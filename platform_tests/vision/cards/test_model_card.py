@@ -7,9 +7,10 @@ from huggingface_hub import ModelCard
 from pydantic import ValidationError
 
 from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.calibration import UncertaintyOptions, calibrate, report
 from platform_assets.vision.cards.licences import Licence
 from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance, model_card
-from platform_assets.vision.evaluation import compute_metrics, predictions_frame
+from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.recipes import Protocol, resolve_trial
@@ -62,6 +63,10 @@ def _model_facts(**changed: object) -> ModelCardFacts:
         "device": "cpu",
         "val": compute_metrics(predictions, LABELS, "val"),
         "test": compute_metrics(predictions, LABELS, "test"),
+        "certainty": report(
+            calibrate(*logits_and_truth(predictions, "val"), UncertaintyOptions()),
+            *logits_and_truth(predictions, "test"),
+        ),
         "leaderboard": pl.DataFrame(
             {"rank": [1, 2], "variant": ["probe", "scratch"], "test_mean": [0.9, 0.5], "difference": [0.4, None]}
         ),
@@ -132,3 +137,11 @@ def test_model_card__failed_parity_is_said() -> None:
 def test_provenance__a_missing_field_of_the_stamp_is_refused() -> None:
     with pytest.raises(ValidationError, match="env_hash"):
         Provenance.model_validate({"run_id": "r", "git_commit": None})
+
+
+def test_model_card__says_how_sure_the_model_is_or_that_nobody_measured() -> None:
+    facts = _model_facts()
+    assert facts.certainty is not None
+    text = model_card(facts)
+    assert f"| labels a set | {facts.certainty.mean_set_size:.4f} |" in text
+    assert "## Certainty\n\nNot measured." in model_card(_model_facts(certainty=None))
