@@ -20,7 +20,9 @@ from platform_assets.components.trial_checks import CHECKS
 from platform_assets.vision.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from platform_assets.vision.calibration import Calibration, CalibrationReport
     from platform_assets.vision.evaluation import Metrics
@@ -102,7 +104,7 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     classifier = load_classifier(local, expect_label_map=desk.inputs.label_map)
     records = desk.inputs.records_of(trial)
     evaluated = records.with_row_index("row").filter(pl.col("split").is_in(["val", "test"]))
-    logits = _logits(desk, trial, classifier, records)[evaluated["row"].to_numpy()]
+    logits = _logits(desk, trial, classifier, records, evaluated["row"].to_numpy())
     rows = evaluated.select("image_id", "path", part="split", label="label")
     frame = predictions_frame(rows, logits, desk.inputs.label_map)
     desk.tables.write(desk.key("predictions"), frame, trial.trial)
@@ -128,16 +130,18 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     )
 
 
-def _logits(desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame) -> Any:
-    """logits_nk of all records; a probe's come from the cached vectors, which are its backbone's output."""
+def _logits(
+    desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame, rows_n: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """logits_nk of these rows; a probe's come from the cached vectors, which are its backbone's output."""
     from platform_assets.vision.evaluation import predict
     from platform_assets.vision.fitting import features_of
     from platform_assets.vision.heads import logits_of_features
 
     if trial.mode in FROZEN_MODES:
-        return logits_of_features(classifier.head, features_of(records, trial_vectors(desk, trial)))
+        return logits_of_features(classifier.head, features_of(records[rows_n], trial_vectors(desk, trial)))
     device = desk.compute.choose(desk.context.log).device
-    return predict(classifier, desk.pixels.of(records, trial.preprocessing), device=device)
+    return predict(classifier, desk.pixels.rows(records, rows_n, trial.preprocessing), device=device)
 
 
 def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame) -> bytes:

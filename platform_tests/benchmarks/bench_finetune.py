@@ -57,7 +57,9 @@ ELPV_EXPERIMENT: dict[str, Any] = {
 
 def trained(folder: Path, dataset: dict[str, Any], experiment: dict[str, Any]) -> pl.DataFrame:
     """The metrics of all trials, printed."""
-    rows = materialized(folder, dataset, experiment).read([experiment["dataset"], experiment["name"], "metrics"])
+    tables, key = materialized(folder, dataset, experiment), [experiment["dataset"], experiment["name"], "metrics"]
+    trials = [f"{variant}__s{seed}" for variant in experiment["variants"] for seed in experiment.get("seeds", [0])]
+    rows = pl.concat([tables.read(key, trial) for trial in trials])
     print("\n| trial | val top-1 | test top-1 | test macro-F1 | s |\n| --- | --- | --- | --- | --- |")
     shown = rows.select("trial", "val_top1", "test_top1", "test_macro_f1", "train_seconds").sort("trial")
     for trial, val, test, macro_f1, seconds in shown.rows():

@@ -143,13 +143,14 @@ class Plain:
 
     def predict(self, classifier: Classifier, trial: ResolvedTrial, split: pl.DataFrame) -> pl.DataFrame:
         evaluated = split.with_row_index("row").filter(pl.col("split") != "train")
+        rows_n = evaluated["row"].to_numpy()
         if trial.mode == "linear_probe":
             with torch.inference_mode():
-                logits = classifier.head(torch.from_numpy(features_of(split, self.vectors_of(trial)))).numpy()
+                logits = classifier.head(torch.from_numpy(features_of(evaluated, self.vectors_of(trial)))).numpy()
         else:
-            logits = predict(classifier, self.pixels.of(split, trial.preprocessing))
+            logits = predict(classifier, self.pixels.rows(split, rows_n, trial.preprocessing))
         rows = evaluated.select("image_id", "path", part="split", label="label")
-        return predictions_frame(rows, logits[evaluated["row"].to_numpy()], self.label_map)
+        return predictions_frame(rows, logits, self.label_map)
 
     def report(self, key: str, trial: ResolvedTrial, frame: pl.DataFrame, started: float) -> None:
         val, test = (compute_metrics(frame, self.label_map, part) for part in ("val", "test"))
