@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from numpy.typing import NDArray
+    from pydantic import BaseModel
 
     from platform_assets.vision.calibration import Calibration, CalibrationReport
     from platform_assets.vision.evaluation import Metrics
@@ -192,15 +193,11 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
         parameters=row.parameters,
         train_seconds=row.train_seconds,
     )
-    text = json.dumps(
-        {"val": val.model_dump(mode="json"), "test": test.model_dump(mode="json"), "test_shots": shots.model_dump()},
-        indent=2,
-    )
-    desk.folder(trial.trial).add("metrics.json", text.encode())
-    said = {"calibration": fitted.model_dump(mode="json"), "on_test": certainty.model_dump(mode="json")}
-    desk.folder(trial.trial).add(CALIBRATION, (json.dumps(said, indent=2) + "\n").encode())
+    text = _json_of(val=val, test=test, test_shots=shots)
+    desk.folder(trial.trial).add("metrics.json", text)
+    desk.folder(trial.trial).add(CALIBRATION, _json_of(calibration=fitted, on_test=certainty))
     confusion = plots.confusion_matrix(test.confusion, desk.inputs.label_map.names)
-    mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text.encode()})
+    mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text})
     desk.tables.write(desk.key("metrics"), table.with_columns(mlflow_run_id=pl.lit(mlflow_run)), trial.trial)
     desk.context.log.info(
         f"{trial.trial}: test top-1 {test.top1:.4f}, macro-F1 {test.macro_f1:.4f}, ECE {test.ece:.4f} on {test.images} images"
@@ -234,6 +231,12 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
 
 def _interval(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f} (95 %, bootstrap over images)"
+
+
+def _json_of(**records: BaseModel) -> bytes:
+    return (
+        json.dumps({name: each.model_dump(mode="json") for name, each in records.items()}, indent=2) + "\n"
+    ).encode()
 
 
 def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:

@@ -128,9 +128,8 @@ def fit_temperature(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    logits_nk = logits_nk.astype(np.float64)
     found = minimize_scalar(
-        lambda log_t: _loss(softmax(logits_nk / math.exp(log_t)), truth_n),
+        lambda log_t: _loss(softmax(logits_nk.astype(np.float64) / math.exp(log_t)), truth_n),
         bounds=_LOG_TEMPERATURE,
         method="bounded",
         options={"xatol": 1e-6},

@@ -22,11 +22,10 @@ def label_scores(probabilities_nk: Floats, method: SetMethod) -> NDArray[np.floa
     et al. 2020, arXiv 2006.02544), without its random part, so that one image has one set. raps: the same and 0.01 for
     every rank past the fifth (Angelopoulos et al. 2021, arXiv 2009.14193). Equals go to the smaller index, as in top-1.
     """
-    probabilities_nk = probabilities_nk.astype(np.float64)
     if method == "lac":
-        return 1 - probabilities_nk
+        return np.asarray(1 - probabilities_nk, dtype=np.float64)
     order_nk = np.argsort(-probabilities_nk, axis=1, kind="stable")
-    scores_nk = np.take_along_axis(probabilities_nk, order_nk, axis=1).cumsum(axis=1)
+    scores_nk = np.take_along_axis(probabilities_nk, order_nk, axis=1).cumsum(axis=1, dtype=np.float64)
     if method == "raps":
         ranks_k = np.arange(1, scores_nk.shape[1] + 1)
         scores_nk = scores_nk + RAPS_PENALTY * np.maximum(0, ranks_k - RAPS_FREE_RANKS)
