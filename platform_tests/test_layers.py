@@ -38,6 +38,10 @@ HEAVY = {
     "onnxruntime",
     "onnx",
     "tensorboard",
+    # Light beside the others, and a tenth of what loading may take over dagster itself.
+    "numpy",
+    "scipy",
+    "polars",
 }
 
 

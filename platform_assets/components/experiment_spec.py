@@ -6,13 +6,13 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
-from platform_assets.vision.calibration import UncertaintyOptions
 from platform_assets.vision.combination_options import require_combinations_fit
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 from platform_assets.vision.preprocessing import Resize
 from platform_assets.vision.recipes import CropToBox, MetricName, Protocol, trial_key
 from platform_assets.vision.tuning_options import Tune, TuneName, require_tunes_fit
+from platform_assets.vision.uncertainty_options import UncertaintyOptions
 from platform_assets.vision.variants import BackboneName, ImageSizePx, Seeds, Variant, VariantName
 
 

@@ -7,25 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from platform_assets.vision.conformal import SetMethod, coverage_band, prediction_sets, set_threshold
+from platform_assets.vision.conformal import coverage_band, prediction_sets, set_threshold
+from platform_assets.vision.scores import cross_entropy, log_softmax
+from platform_assets.vision.uncertainty_options import SetMethod, UncertaintyOptions
 
 Floats = NDArray[np.floating[Any]]
-BINS = 15
+CALIBRATION_BINS = 15
 _LOG_TEMPERATURE = (math.log(0.05), math.log(20.0))
-
-
-class UncertaintyOptions(BaseModel):
-    """What an experiment asks of the certainty of its models."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    coverage: float = Field(default=0.9, gt=0, lt=1, description="how often a set of labels shall hold the truth")
-    sets: SetMethod = Field(default="lac", description="how sets are made (conformal.py)")
-    precision: float = Field(
-        default=0.95, gt=0, lt=1, description="share of right answers, for which unsure ones are left out"
-    )
 
 
 class Calibration(BaseModel):
@@ -43,7 +33,7 @@ class Calibration(BaseModel):
     answer_from: float | None
 
     def probabilities(self, logits_nk: Floats) -> NDArray[np.float64]:
-        return softmax(logits_nk.astype(np.float64) / self.temperature)
+        return softmax(logits_nk / self.temperature)
 
     def label_sets(self, probabilities_nk: Floats) -> NDArray[np.bool_]:
         threshold = math.inf if self.set_threshold is None else self.set_threshold
@@ -83,7 +73,7 @@ class CalibrationReport(BaseModel):
 def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOptions) -> Calibration:
     """From the logits of val. It also chose the model, so that its figures flatter; a report on test does not."""
     temperature = fit_temperature(logits_nk, truth_n)
-    probabilities_nk = softmax(logits_nk.astype(np.float64) / temperature)
+    probabilities_nk = softmax(logits_nk / temperature)
     threshold = set_threshold(probabilities_nk, truth_n, coverage=options.coverage, method=options.sets)
     return Calibration(
         images=len(truth_n),
@@ -99,14 +89,14 @@ def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOpti
 
 
 def report(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any]) -> CalibrationReport:
-    before_nk, after_nk = softmax(logits_nk.astype(np.float64)), calibration.probabilities(logits_nk)
+    before_nk, after_nk = softmax(logits_nk), calibration.probabilities(logits_nk)
     right_n, sets_nk = after_nk.argmax(axis=1) == truth_n, calibration.label_sets(after_nk)
     answered_n, rows = calibration.answers(after_nk), np.arange(len(truth_n))
     low, high = coverage_band(calibration.images, len(truth_n), calibration.coverage)
     figures: dict[str, float] = {}
-    for suffix, probabilities_nk in (("_before", before_nk), ("", after_nk)):
+    for suffix, probabilities_nk, temperature in (("_before", before_nk, 1.0), ("", after_nk, calibration.temperature)):
         confidence_n = probabilities_nk.max(axis=1)
-        figures[f"loss{suffix}"] = _loss(probabilities_nk, truth_n)
+        figures[f"loss{suffix}"] = cross_entropy(logits_nk / temperature, truth_n)
         figures[f"ece{suffix}"] = calibration_error(confidence_n, right_n)
         figures[f"adaptive_ece{suffix}"] = calibration_error(confidence_n, right_n, adaptive=True)
     return CalibrationReport(
@@ -129,7 +119,7 @@ def fit_temperature(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log_t: _loss(softmax(logits_nk.astype(np.float64) / math.exp(log_t)), truth_n),
+        lambda log_t: cross_entropy(logits_nk / math.exp(log_t), truth_n),
         bounds=_LOG_TEMPERATURE,
         method="bounded",
         options={"xatol": 1e-6},
@@ -154,20 +144,13 @@ def calibration_error(confidence_n: Floats, right_n: NDArray[np.bool_], *, adapt
     images = len(confidence_n)
     if adaptive:
         order_n = np.argsort(confidence_n, kind="stable")
-        bins = [part for part in np.array_split(order_n, min(BINS, images)) if len(part)]
+        bins = [part for part in np.array_split(order_n, min(CALIBRATION_BINS, images)) if len(part)]
     else:
-        index_n = np.clip(np.floor(confidence_n * BINS), 0, BINS - 1)
+        index_n = np.clip(np.floor(confidence_n * CALIBRATION_BINS), 0, CALIBRATION_BINS - 1)
         bins = [np.flatnonzero(index_n == number) for number in np.unique(index_n)]
     gaps = [len(part) * abs(confidence_n[part].mean() - right_n[part].mean()) for part in bins]
     return float(sum(gaps) / images)
 
 
-def softmax(logits_nk: NDArray[np.float64]) -> NDArray[np.float64]:
-    odds_nk = np.exp(logits_nk - logits_nk.max(axis=1, keepdims=True))
-    return np.asarray(odds_nk / odds_nk.sum(axis=1, keepdims=True))
-
-
-def _loss(probabilities_nk: NDArray[np.float64], truth_n: NDArray[Any]) -> float:
-    """Nats; a probability of 0 counts as the smallest there is."""
-    truth_probability_n = probabilities_nk[np.arange(len(truth_n)), truth_n]
-    return float(-np.log(np.maximum(truth_probability_n, np.finfo(np.float64).tiny)).mean())
+def softmax(logits_nk: Floats) -> NDArray[np.float64]:
+    return np.asarray(np.exp(log_softmax(logits_nk)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SetMethod = Literal["lac", "aps", "raps"]
+from platform_assets.vision.uncertainty_options import SetMethod
+
 Floats = NDArray[np.floating[Any]]
 
 # As the paper takes them for many classes (Angelopoulos et al. 2021, arXiv 2009.14193).

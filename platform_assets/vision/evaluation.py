@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from platform_assets.vision.calibration import CALIBRATION_BINS, calibration_error
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.scores import (
     Counts,
@@ -31,8 +32,6 @@ from platform_assets.vision.splits import Part
 if TYPE_CHECKING:
     from platform_assets.vision.devices import Device
     from platform_assets.vision.models import Classifier
-
-RELIABILITY_BINS = 15
 
 
 class ClassMetrics(BaseModel):
@@ -151,7 +150,7 @@ def compute_metrics(predictions: pl.DataFrame, label_map: LabelMap, part: Part, 
         macro_f1=float(macro_f1(counts)),
         macro_f1_interval=percentile_interval(macro_f1(draws)),
         loss=cross_entropy(logits_nk, truth_n),
-        ece=_expected_calibration_error(reliability_bins(chosen, part)),
+        ece=calibration_error(chosen["confidence"].cast(pl.Float64).to_numpy(), truth_n == prediction_n),
         per_class=_per_class(counts, label_map),
         confusion=_confusion(truth_n, prediction_n, classes),
     )
@@ -195,7 +194,7 @@ def reliability_bins(predictions: pl.DataFrame, part: Part) -> pl.DataFrame:
 
     An empty bin has no row.
     """
-    index = (pl.col("confidence") * RELIABILITY_BINS).floor().clip(0, RELIABILITY_BINS - 1).cast(pl.Int32)
+    index = (pl.col("confidence") * CALIBRATION_BINS).floor().clip(0, CALIBRATION_BINS - 1).cast(pl.Int32)
     bins = (
         predictions_of_part(predictions, part)
         .group_by(bin=index)
@@ -203,14 +202,8 @@ def reliability_bins(predictions: pl.DataFrame, part: Part) -> pl.DataFrame:
             images=pl.len(), confidence=pl.col("confidence").cast(pl.Float64).mean(), accuracy=pl.col("correct").mean()
         )
     )
-    edges = {"low": pl.col("bin") / RELIABILITY_BINS, "high": (pl.col("bin") + 1) / RELIABILITY_BINS}
+    edges = {"low": pl.col("bin") / CALIBRATION_BINS, "high": (pl.col("bin") + 1) / CALIBRATION_BINS}
     return bins.sort("bin").select(**edges, images="images", confidence="confidence", accuracy="accuracy")
-
-
-def _expected_calibration_error(bins: pl.DataFrame) -> float:
-    """Naeini et al. 2015, Guo et al. 2017: gaps of confidence to accuracy, weighted by the images of the bin."""
-    gaps = (bins["confidence"] - bins["accuracy"]).abs().to_numpy()
-    return float(np.average(gaps, weights=bins["images"].to_numpy()))
 
 
 def _per_class(counts: Counts, label_map: LabelMap) -> tuple[ClassMetrics, ...]:

@@ -91,7 +91,7 @@ class OnnxClassifier:
             return []
         logits_bk = self.logits_of_files(images, boxes, max_pixels=max_pixels)
         if self.calibration is None:
-            return [self._prediction(row, None, None) for row in softmax(logits_bk.astype(np.float64))]
+            return [self._prediction(row, None, None) for row in softmax(logits_bk)]
         probabilities_bk = self.calibration.probabilities(logits_bk)
         sets_bk, sure_b = self.calibration.label_sets(probabilities_bk), self.calibration.answers(probabilities_bk)
         rows = zip(probabilities_bk, sets_bk, sure_b.tolist(), strict=True)

@@ -21,7 +21,7 @@ from platform_assets.stores.runs import Runs, TrialRun
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
 from platform_assets.vision import plots
-from platform_assets.vision.calibration import UncertaintyOptions, calibrate
+from platform_assets.vision.calibration import calibrate
 from platform_assets.vision.calibration import report as certainty
 from platform_assets.vision.cards.data_card import DataCardFacts, data_card
 from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
@@ -48,6 +48,7 @@ from platform_assets.vision.scanning import hash_files, scan
 from platform_assets.vision.sources import source_files, source_root
 from platform_assets.vision.splits import assign_splits
 from platform_assets.vision.tiny import choose_tiny, copy_tiny
+from platform_assets.vision.uncertainty_options import UncertaintyOptions
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, Frozen, embed_frozen
 
 

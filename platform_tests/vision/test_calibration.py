@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from platform_assets.vision.calibration import (
-    UncertaintyOptions,
     answer_from,
     calibrate,
     calibration_error,
@@ -19,6 +18,7 @@ from platform_assets.vision.calibration import (
     report,
     softmax,
 )
+from platform_assets.vision.uncertainty_options import UncertaintyOptions
 
 
 def overconfident(images: int, seed: int, *, by: float = 3.0, classes: int = 5) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from platform_assets.vision.calibration import CalibrationReport, UncertaintyOptions, calibrate, report
+from platform_assets.vision.calibration import CalibrationReport, calibrate, report
 from platform_assets.vision.comparison import (
     ComparisonError,
     choose_champion,
@@ -23,6 +23,7 @@ from platform_assets.vision.evaluation import compute_metrics, logits_and_truth,
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.long_tail import ShotAccuracy
 from platform_assets.vision.recipes import Protocol, resolve_trial
+from platform_assets.vision.uncertainty_options import UncertaintyOptions
 from platform_assets.vision.variants import Variant
 
 AB = LabelMap(names=("a", "b"))
