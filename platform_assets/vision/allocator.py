@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-# mallopt's parameters, from glibc's malloc.h, and their defaults.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULT_TRIM_BYTES, _DEFAULT_MMAPS = 128 * 1024, 65_536
+# mallopt's parameters, from glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
+# By default the thresholds grow with what is freed, until one is set; these are what they grow to.
+_AFTERWARDS = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
 @contextmanager
@@ -30,8 +31,8 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
-        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
+        for parameter, value in _AFTERWARDS.items():
+            libc.mallopt(parameter, value)
         libc.malloc_trim(0)
 
 
