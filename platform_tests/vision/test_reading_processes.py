@@ -92,7 +92,7 @@ def test_processes__interrupt_does_not_wait_for_the_tasks_in_work(
     with pytest.raises(KeyboardInterrupt):
         inspect_files(folder, [path.name for path in folder.iterdir()], threads=2, on_progress=interrupt)
     assert time.monotonic() - asked[0] < 4
-    assert all(process.poll() == -signal.SIGTERM for process in started)
+    assert all(process.poll() == -signal.SIGKILL for process in started)
 
 
 def test_processes__work_from_another_thread(folder: Path, started: list[subprocess.Popen[bytes]]) -> None:
