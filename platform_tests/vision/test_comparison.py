@@ -51,8 +51,11 @@ def _certainty(predictions: pl.DataFrame) -> CalibrationReport:
     return report(fitted, *logits_and_truth(predictions, "test"))
 
 
-def _trial(variant: str, seed: int, predictions: pl.DataFrame) -> Trial:
-    trial = resolve_trial(Variant(backbone="baseline_cnn", mode="scratch"), name=variant, seed=seed, protocol=PROTOCOL)
+CNN = Variant(backbone="baseline_cnn", mode="scratch")
+
+
+def _trial(name: str, seed: int, predictions: pl.DataFrame, variant: Variant = CNN) -> Trial:
+    trial = resolve_trial(variant, name=name, seed=seed, protocol=PROTOCOL)
     val, test = (compute_metrics(predictions, AB, part) for part in ("val", "test"))
     shots = ShotAccuracy(many=test.top1, medium=None, few=None)
     row = trial_row(
@@ -96,26 +99,14 @@ def test_leaderboard__ranks_by_val_and_never_by_test() -> None:
 
 
 def test_leaderboard__axes_of_the_variants_stand_beside_each_other() -> None:
-    rows, predictions = _experiment([_trial("base", 0, _predictions(20, 20))])
     vit = {"backbone": "vit_small_patch16_224.augreg_in21k", "mode": "scratch", "parts": {"selector": "glsim"}}
-    trial = resolve_trial(Variant.model_validate(vit), name="vit", seed=0, protocol=PROTOCOL)
-    frame = _predictions(30, 20)
-    val, test = (compute_metrics(frame, AB, part) for part in ("val", "test"))
-    none = ShotAccuracy(many=None, medium=None, few=None)
-    row = trial_row(
-        trial,
-        val=val,
-        test=test,
-        shots=none,
-        certainty=_certainty(frame),
-        checkpoint_id="0" * 16,
-        parameters=1,
-        train_seconds=1.0,
-    )
-    board = leaderboard(pl.concat([rows, row]), predictions | {"vit__s0": frame}, baseline="base", metric="top1")
+    base = _trial("base", 0, _predictions(20, 20))
+    rows, predictions = _experiment([base, _trial("vit", 0, _predictions(30, 20), Variant.model_validate(vit))])
+    board = leaderboard(rows, predictions, baseline="base", metric="top1")
+    sizes = dict(rows.select("variant", "image_size_px").rows())
     assert board.select("variant", "image_size_px", "patch_px", "parts").rows() == [
-        ("vit", trial.preprocessing.image_size_px, 16, "glsim"),
-        ("base", rows["image_size_px"].item(), None, None),
+        ("vit", sizes["vit"], 16, "glsim"),
+        ("base", sizes["base"], None, None),
     ]
     assert (board.schema["patch_px"], board.schema["parts"]) == (pl.Int64, pl.String)
 
