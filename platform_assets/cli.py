@@ -138,7 +138,7 @@ def project_module() -> str:
 
 def experiment_named(what: str) -> ExperimentSpec:
     """The experiment that the YAML of the project in the working directory defines. Raises click.UsageError."""
-    from platform_assets.results import experiments
+    from platform_assets.components.project_specs import experiments
 
     project_module()  # says what to do in a folder that is no project
     found = {"/".join(spec.key): spec for spec in experiments(Path.cwd())}

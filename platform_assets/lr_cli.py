@@ -38,8 +38,8 @@ def lr_find(experiment: str, trial: str, steps: int) -> None:
 def _tested(experiment: str, trial_key: str, steps: int) -> pl.DataFrame:
     from platform_assets.cli import experiment_named
     from platform_assets.components.inputs import open_inputs
+    from platform_assets.components.project_specs import dataset_of
     from platform_assets.resources import resources
-    from platform_assets.results import dataset_of
     from platform_assets.settings import Settings
     from platform_assets.vision.devices import choose_device
     from platform_assets.vision.lr_range import lr_range_test

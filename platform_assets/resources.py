@@ -100,8 +100,14 @@ class FilesResource(dg.ConfigurableResource[Any]):
     def pixel_cache(self) -> PixelCache | None:
         from platform_assets.vision.pixel_cache import PixelCache
 
-        most_bytes = int(self.pixel_cache_gb * 1e9)
-        return PixelCache(Path(self.data, "cache", "pixels"), max_bytes=most_bytes) if most_bytes else None
+        most_bytes = self.pixel_cache_bytes()
+        return PixelCache(self.pixel_cache_folder(), max_bytes=most_bytes) if most_bytes else None
+
+    def pixel_cache_folder(self) -> Path:
+        return Path(self.data, "cache", "pixels")
+
+    def pixel_cache_bytes(self) -> int:
+        return int(self.pixel_cache_gb * 1e9)
 
     def embedding_cache(self) -> EmbeddingCache:
         from platform_assets.stores.embeddings import EmbeddingCache

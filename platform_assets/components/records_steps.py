@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
+from platform_assets.components.decoding_steps import decoded_table, decoding_ahead
 from platform_assets.components.quality_steps import (
     near_duplicate_check,
     near_duplicates_result,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
+    from platform_assets.vision.decoding_ahead import DecodingAhead
     from platform_assets.vision.label_map import LabelMap
     from platform_assets.vision.scanning import Scan
 
@@ -66,17 +68,17 @@ def records(
     When files, YAML and code are those of the tables at hand, those are taken as they are, and a file whose content was
     seen before is not opened again.
     """
-    made_from = _made_from(spec, tables, files)
+    made_from, ahead = _made_from(spec, tables, files), decoding_ahead(spec, files, context.log)
     files_opened = 0
     if not _is_made(spec, tables, made_from):
         tables.write([spec.name, "records_made_from"], show.one_row(version="in the making"))
-        files_opened = _make_records(context, spec, tables, files)
+        files_opened = _make_records(context, spec, tables, files, ahead)
         tables.write([spec.name, "records_made_from"], show.one_row(version=made_from))
     frame, rejected = tables.read([spec.name, "records"]), tables.read([spec.name, "rejected"])
     label_map = read_label_map(tables, spec.name)
     context.log.info(f"{spec.name}: {frame.height:,} images taken in, {rejected.height:,} rejected")
     results = [
-        _records_result(spec, frame, label_map, tables, files_opened),
+        _records_result(spec, frame, label_map, tables, {"files_opened": files_opened, **_decoded(ahead, frame)}),
         _rejected_result(spec, frame, rejected),
         _label_map_result(spec, label_map),
         near_duplicates_result(spec, frame, tables, files),
@@ -101,7 +103,11 @@ def _is_made(spec: VisionDatasetSpec, tables: Tables, made_from: str) -> bool:
 
 
 def _make_records(
-    context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource
+    context: dg.AssetExecutionContext,
+    spec: VisionDatasetSpec,
+    tables: Tables,
+    files: FilesResource,
+    ahead: DecodingAhead | None,
 ) -> int:
     """Write the tables of this version; how many images were opened for their facts."""
     from platform_assets.vision.profile import records_version
@@ -110,7 +116,7 @@ def _make_records(
 
     root = files.source_root(spec.source)
     with show.stops_cleanly("Nothing was written."):
-        found = _scan(context, spec, tables, root)
+        found = _scan(context, spec, tables, root, ahead)
         rows, applied = _reviewed(spec, found.records, found.label_map, files)
         pairs = near_pairs(spec, rows, root)
     if spec.split.kind == "grouped":
@@ -126,7 +132,9 @@ def _make_records(
     return found.files_read
 
 
-def _scan(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, root: Path) -> Scan:
+def _scan(
+    context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, root: Path, ahead: DecodingAhead | None
+) -> Scan:
     from platform_assets.vision.inspection import Known
     from platform_assets.vision.scanning import scan
 
@@ -138,7 +146,13 @@ def _scan(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Ta
     )
     progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
     found = scan(
-        spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, known=known, on_progress=progress
+        spec.source.read(root),
+        root,
+        max_pixels=spec.max_pixels,
+        leaks=spec.leaks,
+        known=known,
+        ahead=ahead,
+        on_progress=progress,
     )
     tables.write(key, found.facts)
     context.log.info(f"{spec.name}: {found.files_read:,} files opened")
@@ -180,7 +194,7 @@ def _remember_faults(spec: VisionDatasetSpec, tables: Tables, checks: list[dg.As
 
 
 def _records_result(
-    spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables, files_opened: int
+    spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables, reading: dict[str, Any]
 ) -> Result:
     from platform_assets.vision.profile import class_counts
 
@@ -193,11 +207,15 @@ def _records_result(
             "counts": show.table(class_counts(frame)),
             "first_rows": show.table(frame.drop("pixel_mean", "pixel_std"), max_rows=20),
             "version": version,
-            "files_opened": files_opened,
+            **reading,
             **({"decisions_of_reviewers": show.table(decisions)} if spec.overrides else {}),
         },
         check_results=record_check_results(spec, frame, label_map),
     )
+
+
+def _decoded(ahead: DecodingAhead | None, frame: pl.DataFrame) -> dict[str, Any]:
+    return {"decoded_ahead": show.table(decoded_table(ahead, frame))} if ahead else {}
 
 
 def _rejected_result(spec: VisionDatasetSpec, frame: pl.DataFrame, rejected: pl.DataFrame) -> Result:

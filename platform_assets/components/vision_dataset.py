@@ -46,6 +46,11 @@ class VisionDatasetSpec(BaseModel):
     )
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
     max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
+    decode_for: tuple[str, ...] = Field(
+        (),
+        description="experiments whose images the scan also decodes, while it has them at hand, into the cache of pixels "
+        "(KESTREL_PIXEL_CACHE_GB), so that their first training need not",
+    )
     tiny_batch_size: int = Field(16, gt=0)
     owners: tuple[str, ...] = DEFAULT_OWNERS
 

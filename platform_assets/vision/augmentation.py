@@ -67,13 +67,8 @@ def _resized_crop(image_chw: torch.Tensor, options: AugmentOptions, generator: n
 
 
 def cropped_side(side: int, options: AugmentOptions) -> int:
-    """The side that is trained at, of pictures kept at `side`; `source_side` is the way back."""
+    """The side that is trained at, of pictures kept at `side`; `options.source_side` is the way back."""
     return options.crop_size_px or round(side / options.crop_scale)
-
-
-def source_side(image_size_px: int, options: AugmentOptions) -> int:
-    """The side that training pictures are kept at."""
-    return round((options.crop_size_px or image_size_px) * options.crop_scale)
 
 
 def _jittered(image_chw: torch.Tensor, most: float, generator: np.random.Generator) -> torch.Tensor:

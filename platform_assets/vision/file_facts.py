@@ -17,6 +17,8 @@ from platform_assets.vision.perceptual_hash import phashes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from platform_assets.vision.decoding_ahead import Decoder, DecodingAhead
+
 NOT_READ = -1
 """The bytes of a file that could not be read: it has no hash."""
 ROW: np.dtype[np.void] = np.dtype(
@@ -43,10 +45,12 @@ class TaskFacts(NamedTuple):
     reasons: list[_Reason | None]
 
 
-def take_facts(root: Path, max_pixels: int, paths: Iterable[str]) -> TaskFacts:
+def take_facts(root: Path, max_pixels: int, paths: Iterable[str], ahead: DecodingAhead | None = None) -> TaskFacts:
     """The hashes of the task's pictures are taken at once. An error that is a bug names the file in a note."""
-    folder = str(root)
-    seen = [_seen(folder, path, max_pixels) for path in paths]
+    folder, decoder = str(root), _decoder(ahead, max_pixels)
+    seen = [_seen(folder, path, max_pixels, decoder) for path in paths]
+    if decoder is not None:
+        decoder.keep()
     rows = np.zeros(len(seen), ROW)
     rows["bytes"] = [size_bytes for _, size_bytes, _ in seen]
     digests = b"".join([digest for digest, _, _ in seen])
@@ -66,14 +70,25 @@ def take_facts(root: Path, max_pixels: int, paths: Iterable[str]) -> TaskFacts:
     )
 
 
-def _seen(root: str, path: str, max_pixels: int) -> tuple[bytes, int, ImageFacts | _Reason]:
+def _decoder(ahead: DecodingAhead | None, max_pixels: int) -> Decoder | None:
+    if ahead is None:
+        return None
+    from platform_assets.vision.decoding_ahead import Decoder  # only then is what it needs worth loading
+
+    return Decoder(ahead, max_pixels)
+
+
+def _seen(root: str, path: str, max_pixels: int, decoder: Decoder | None) -> tuple[bytes, int, ImageFacts | _Reason]:
     """Hash, bytes, and the facts or why there are none."""
     place = f"{root}/{path}"  # a Path takes fifty times as long to make
     digest, size_bytes = bytes(32), NOT_READ
     try:
         data = _read(place, most_bytes=8 * max_pixels + _HEADER_BYTES)
         digest, size_bytes = hashlib.sha256(data).digest(), len(data)
-        return digest, size_bytes, inspect_image(data, max_pixels=max_pixels)
+        facts = inspect_image(data, max_pixels=max_pixels)
+        if decoder is not None:
+            decoder.decode(digest, data)
+        return digest, size_bytes, facts
     except UnreadableImage as unreadable:
         return digest, size_bytes, (unreadable.reason, unreadable.detail)
     except FileNotFoundError:

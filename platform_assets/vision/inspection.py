@@ -25,6 +25,8 @@ from platform_assets.vision.reading_processes import ReadingProcesses
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from platform_assets.vision.decoding_ahead import DecodingAhead
+
 _IMAGE_SCHEMA: dict[str, Any] = {
     **{"width": pl.Int32, "height": pl.Int32, "mode": pl.String, "format": pl.String, "phash": pl.String},
     **{"pixel_mean": pl.Array(pl.Float32, 3), "pixel_std": pl.Array(pl.Float32, 3)},
@@ -78,9 +80,12 @@ def inspect_files(
     max_pixels: int = MAX_PIXELS,
     known: Known | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    ahead: DecodingAhead | None = None,
     threads: int | None = None,
 ) -> Inspection:
     """Every path once. One whose size and time are those of its known hash is not opened when that hash has facts.
+
+    What is opened is also decoded into the pixel cache of `ahead`.
 
     Few files are read in `threads` of this process, many in as many others. `on_progress` gets (files done, files in all)
     in the caller's thread. Raises CrashedReader when a process dies over a file.
@@ -91,7 +96,7 @@ def inspect_files(
     unread = ordered.filter(~ordered.is_in(held["path"].implode())) if held.height else ordered
     if on_progress is not None and held.height:
         on_progress(held.height, len(ordered))
-    tasks = _tasks(root, unread, max_pixels, threads)
+    tasks = _tasks(root, unread, max_pixels, ahead, threads)
     with closing(_counted(tasks, held.height, len(ordered), on_progress)) as counted:
         packs = deque(_packs(counted))
     # In one piece: a gather from many takes six times the memory.
@@ -152,14 +157,18 @@ def _in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _tasks(root: Path, paths: pl.Series, max_pixels: int, threads: int | None) -> Generator[TaskFacts]:
+def _tasks(
+    root: Path, paths: pl.Series, max_pixels: int, ahead: DecodingAhead | None, threads: int | None
+) -> Generator[TaskFacts]:
     """The facts of all paths in their order, by threads of this process or, where that pays, by other processes."""
     threads = threads or os.cpu_count() or 1
     if len(paths) < _PROCESSES_FROM or threads == 1:
-        yield from _in_threads(partial(take_facts, root, max_pixels), paths, threads)
+        per_task = _FILES_PER_PROCESS_TASK if ahead else _FILES_PER_TASK  # a shard of the cache a task
+        take = partial(take_facts, root, max_pixels, ahead=ahead)
+        yield from _in_threads(take, paths, threads, per_task=per_task)
         return
     threads = min(threads, -(-len(paths) // _FILES_PER_PROCESS))
-    with ReadingProcesses(root, max_pixels, threads) as processes:
+    with ReadingProcesses(root, max_pixels, threads, ahead) as processes:
         per_task, stop = _FILES_PER_PROCESS_TASK, processes.stop
         with closing(_in_threads(processes.take_facts, paths, threads, per_task=per_task, stop=stop)) as tasks:
             yield from tasks

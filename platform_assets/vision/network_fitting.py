@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.augmentation import source_side
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.fitting import Fitted, part_labels
 from platform_assets.vision.loading import choose_workers
 from platform_assets.vision.models import Classifier, initial_classifier
 from platform_assets.vision.pixels import Pixels
+from platform_assets.vision.recipes import training_pixels
 from platform_assets.vision.training import train
 
 if TYPE_CHECKING:
@@ -96,11 +96,8 @@ def network_parts(
     """The images of train at the size that crops are cut from, whole; those of val as the classifier will see every image."""
     assert trial.train is not None
     seen = trial.preprocessing
-    larger: dict[str, float] = {"image_size_px": source_side(seen.image_size_px, trial.train)}
-    if trial.train.augmentation == "crop_flip":
-        larger["crop_fraction"] = 1.0
     image_ids, found = records["image_id"].to_numpy(), {}
-    shown: tuple[tuple[Part, Preprocessing], ...] = (("train", seen.model_copy(update=larger)), ("val", seen))
+    shown: tuple[tuple[Part, Preprocessing], ...] = (("train", training_pixels(seen, trial.train)), ("val", seen))
     for part, preprocessing in shown:
         rows, labels_n = part_labels(records, part, label_map)
         images_nchw = pixels.rows(records, rows, preprocessing)

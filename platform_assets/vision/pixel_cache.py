@@ -56,6 +56,27 @@ class PixelCache:
             used |= {shard} if shard else set()
         return images_nchw
 
+    def add(self, names: Sequence[str], preprocessing: Preprocessing, images_nchw: NDArray[np.uint8]) -> bool:
+        """Keeps pixels before anybody asked for them, if there is room: nothing goes for them. Whether they were kept."""
+        size_bytes = images_nchw.nbytes + _KEY_BYTES * len(names)
+        if self.used_bytes() + size_bytes > self._max_bytes:
+            return False
+        return self._keep(self._folder / preprocessing.preprocessing_id, names, images_nchw, set()) is not None
+
+    def held(self, names: Sequence[str], preprocessing: Preprocessing) -> int:
+        """How many of the names have pixels here, by the shards' lists; whether those are whole `images` looks."""
+        side, space = preprocessing.image_size_px, self._folder / preprocessing.preprocessing_id
+        found = set[bytes]()
+        for shard in space.glob("*.pixels"):
+            with suppress(FileNotFoundError), shard.open("rb") as file:
+                count = os.fstat(file.fileno()).st_size // (_KEY_BYTES + 3 * side * side)
+                listed = file.read(count * _KEY_BYTES)
+                found.update(listed[start : start + 32] for start in range(0, len(listed), _KEY_BYTES))
+        return len(found.intersection(map(bytes.fromhex, names)))
+
+    def used_bytes(self) -> int:
+        return sum(status.st_size for path in self._folder.glob("*/*") if (status := _status(path)))
+
     def _keep(self, space: Path, names: Sequence[str], images_nchw: NDArray[np.uint8], used: set[Path]) -> Path | None:
         """The new shard, or None where it would take the place of one that this call used."""
         keys = np.array([_key(name, image) for name, image in zip(names, images_nchw, strict=True)], dtype=np.uint8)

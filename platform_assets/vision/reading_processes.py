@@ -13,11 +13,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from sys import intern
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from platform_assets.vision.file_facts import ROW, TaskFacts, take_facts
+
+if TYPE_CHECKING:
+    from platform_assets.vision.decoding_ahead import DecodingAhead
 
 _PACKAGE_PLACE = Path(__file__).parents[2]
 
@@ -34,10 +37,11 @@ class ReadingProcesses:
 
     # multiprocessing is not used: its processes import the main module again, which is dagster, or a script without a
     # guard, and of one that died nobody knows which file it was at.
-    def __init__(self, root: Path, max_pixels: int, count: int) -> None:
+    def __init__(self, root: Path, max_pixels: int, count: int, ahead: DecodingAhead | None = None) -> None:
         self._notes = tempfile.TemporaryDirectory(prefix="kestrel-scan-")
         notes = [Path(self._notes.name, str(number)) for number in range(count)]
-        self._all = [_Reader(root.absolute(), max_pixels, each) for each in notes]
+        told = [str(root.absolute()), str(max_pixels), ahead.model_dump_json() if ahead else ""]
+        self._all = [_Reader(told, each) for each in notes]
         self._idle = SimpleQueue[_Reader]()
         for reader in self._all:
             self._idle.put(reader)
@@ -72,14 +76,14 @@ class ReadingProcesses:
 class _Reader:
     """One process, and its notes: the number of the file that it is at, and what it says on standard error."""
 
-    def __init__(self, root: Path, max_pixels: int, notes: Path) -> None:
+    def __init__(self, told: Sequence[str], notes: Path) -> None:
         notes.mkdir()
         (notes / "at").write_bytes(bytes(8))
-        self._root, self._said = root, notes / "said"
+        self._root, self._said = Path(told[0]), notes / "said"
         self._at = np.memmap(notes / "at", np.int64, "r+")
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(root), str(max_pixels), str(notes / "at")],
+                [sys.executable, "-m", __name__, *told, str(notes / "at")],
                 cwd=_PACKAGE_PLACE,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -128,7 +132,8 @@ def main() -> None:
     """A reading process: a line of paths comes on standard input, its modes, formats, reasons and rows go to standard output."""
     import cv2
 
-    root, max_pixels, mark = sys.argv[1:]
+    root, max_pixels, said, mark = sys.argv[1:]
+    ahead = _ahead(said) if said else None
     # What a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -136,9 +141,15 @@ def main() -> None:
     at = np.memmap(mark, np.int64, "r+")
     gc.freeze()  # what is loaded stays: no collection needs to look at it
     for line in sys.stdin.buffer:
-        rows, *lists = take_facts(Path(root), int(max_pixels), _marked(json.loads(line), at))
+        rows, *lists = take_facts(Path(root), int(max_pixels), _marked(json.loads(line), at), ahead)
         answers.write(json.dumps(lists).encode() + b"\n" + rows.tobytes())
         answers.flush()
+
+
+def _ahead(said: str) -> DecodingAhead:
+    from platform_assets.vision.decoding_ahead import DecodingAhead
+
+    return DecodingAhead.model_validate_json(said)
 
 
 def _marked(paths: Sequence[str], at: np.memmap[tuple[int], np.dtype[np.int64]]) -> Iterator[str]:

@@ -202,6 +202,22 @@ def resolve_preprocessing(variant: Variant, protocol: Protocol) -> Preprocessing
     )
 
 
+def training_pixels(seen: Preprocessing, train: TrainRecipe) -> Preprocessing:
+    """What training images are kept as: `seen` at the size that crops are cut from, and whole."""
+    changes: dict[str, float] = {"image_size_px": train.source_side(seen.image_size_px)}
+    if train.augmentation == "crop_flip":
+        changes["crop_fraction"] = 1.0
+    return seen.model_copy(update=changes)
+
+
+def network_pixels(variant: Variant, protocol: Protocol) -> tuple[Preprocessing, ...]:
+    """What a network's training asks of the decoder: nothing for a head on embeddings, or for a combination."""
+    if RECIPE_OF_MODE.get(variant.mode) != "train":
+        return ()
+    seen = resolve_preprocessing(variant, protocol)
+    return (training_pixels(seen, _resolve_recipe(variant)["train"]), seen)
+
+
 def _resolve_recipe(variant: Variant) -> dict[str, Any]:
     name = RECIPE_OF_MODE[variant.mode]
     recipe = getattr(variant, name) or DEFAULT_RECIPES[name]

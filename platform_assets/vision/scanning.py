@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -15,6 +15,9 @@ from platform_assets.vision.decoding import MAX_PIXELS, RejectReason
 from platform_assets.vision.inspection import CHUNK_BYTES, Known, in_threads, inspect_files
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.sources import RECORD_COLUMNS, Candidates, rejected_frame
+
+if TYPE_CHECKING:
+    from platform_assets.vision.decoding_ahead import DecodingAhead
 
 _HASH_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "mtime_ns": pl.Int64, "sha256": pl.String}
 
@@ -45,17 +48,18 @@ def scan(
     max_pixels: int = MAX_PIXELS,
     leaks: Literal["fail", "drop"] = "fail",
     known: Known | None = None,
+    ahead: DecodingAhead | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """Reads and fully decodes every listed image once; nothing is skipped, replaced or mended in silence.
 
     Files that have not changed since `known` are not opened again; the result is the same. Equal bytes with the same
     label are one image: its first path stays. With two labels none stays. In two official parts both stay, for the leak
-    check to fail on, unless `leaks` is "drop": then one stays, in test before val before train. `on_progress` gets
-    (files done, files in all). Raises EmptyDataset.
+    check to fail on, unless `leaks` is "drop": then one stays, in test before val before train. What is opened is also
+    decoded into the pixel cache of `ahead`. `on_progress` gets (files done, files in all). Raises EmptyDataset.
     """
     paths = candidates.rows["path"]
-    found = inspect_files(root, paths, max_pixels=max_pixels, known=known, on_progress=on_progress)
+    found = inspect_files(root, paths, max_pixels=max_pixels, known=known, ahead=ahead, on_progress=on_progress)
     readable = pl.col("reason").is_null()
     rows = _beside(candidates.rows, found.files).filter(readable)
     kept, repeated = _without_repeats(rows, leaks)

@@ -132,6 +132,10 @@ class AugmentOptions(Options):
         self._refuse_without("randaugment_ops", "randaugment", when=self.randaugment > 0)
         return self
 
+    def source_side(self, image_size_px: int) -> int:
+        """The side that training pictures are kept at."""
+        return round((self.crop_size_px or image_size_px) * self.crop_scale)
+
     @property
     def mixes(self) -> bool:
         """Whether labels become shares of two classes."""

@@ -31,7 +31,7 @@ from platform_assets.vision.formats.folder import FolderSource
 from platform_assets.vision.inspection import Known
 from platform_assets.vision.scanning import Scan, hash_files, scan
 
-FEW, MANY, ROUNDS, CLASSES, SIDE_PX = 10_000, 100_000, 3, 10, 128
+FEW, MANY, ROUNDS, CLASSES, SIDE_PX = 10_000, 100_000, 7, 10, 128
 SAMPLED_EVERY_S = 0.02
 SOURCE = FolderSource(kind="folder", path="x")
 PROJECT = Path(__file__).parents[2]

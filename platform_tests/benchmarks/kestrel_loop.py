@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from platform_assets.vision.augmentation import source_side
 from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.datasets import LabelledImages, load_images
 from platform_assets.vision.models import build_classifier
+from platform_assets.vision.recipes import training_pixels
 from platform_assets.vision.train_options import TrainRecipe
 from platform_assets.vision.training import train
 from platform_tests.benchmarks.timm_loop import BACKBONE, MOMENTUM, SMOOTHING, WEIGHT_DECAY, learning_rate
@@ -47,7 +47,7 @@ def main(folder: Path, out: Path, size_px: int, batch_size: int, epochs: int, wa
     started, chosen = time.perf_counter(), recipe(batch_size, epochs, warmup_epochs)
     classes = sorted(place.name for place in (folder / "train").iterdir())
     preprocessing = get_backbone(BACKBONE).preprocessing(image_size_px=size_px, resize="shorter_side")
-    larger = preprocessing.model_copy(update={"image_size_px": source_side(size_px, chosen), "crop_fraction": 1.0})
+    larger = training_pixels(preprocessing, chosen)
     parts = []
     for part, seen in (("train", larger), ("val", preprocessing)):
         paths = sorted((folder / part).rglob("*.jpg"))
@@ -59,7 +59,9 @@ def main(folder: Path, out: Path, size_px: int, batch_size: int, epochs: int, wa
         result = train(classifier, *parts, chosen, metric="top1", seed=42, device="cpu", work_dir=Path(work), workers=1)
     rows = result.history.select("epoch", "images_per_second", val_top1="val_metric").to_dicts()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    out.write_text(json.dumps({"epochs": rows, "peak_mb": peak_mb, "decode_seconds": decoded}))
+    pictures_mb = sum(part.images_nchw.nbytes for part in parts) / 1e6
+    found = {"epochs": rows, "peak_mb": peak_mb, "pictures_mb": pictures_mb, "decode_seconds": decoded}
+    out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -83,3 +83,27 @@ def test_dataset__without_two_classes_says_so(photos: Project, tmp_path: Path, c
     result = photos.materialize("group:photos", raises=False)
     assert "class" in failure(result)
     assert not _tables(photos).exists(["photos", "records"])
+
+
+RECORDS = " or ".join(
+    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
+)
+
+
+def test_dataset__decodes_ahead_for_the_experiments_it_names(
+    photos: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos.write("photos", dataset_yaml(tmp_path / "images", decode_for=["first"]))
+    assert "decoded_ahead" not in metadata(photos.materialize(RECORDS), "photos/records")  # no room is given yet
+    shutil.rmtree(photos.data / "tables")
+    monkeypatch.setenv("KESTREL_PIXEL_CACHE_GB", "1")
+    (row,) = metadata(photos.materialize(RECORDS), "photos/records")["decoded_ahead"].records
+    # The network's size, which its crops are cut from too; the probe reads files by itself.
+    assert row.data == {
+        **{"image_size_px": 32, "resize": "squash", "crop_fraction": 1.0},
+        **{"images": 60, "in_the_cache": 60},
+    }
+    photos.write("photos", dataset_yaml(tmp_path / "images", decode_for=["frist"]))
+    assert "decode_for names 'frist', which is no experiment on this dataset; there are first" in failure(
+        photos.materialize(RECORDS, raises=False)
+    )

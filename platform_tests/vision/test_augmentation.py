@@ -17,7 +17,7 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms.v2 import ColorJitter, RandAugment
 
-from platform_assets.vision.augmentation import augment, cropped_side, mix, rand_augment_operations, source_side
+from platform_assets.vision.augmentation import augment, cropped_side, mix, rand_augment_operations
 from platform_assets.vision.train_options import AugmentOptions
 from platform_tests.vision.shapes import coloured_shapes
 
@@ -255,7 +255,7 @@ def test_mix__shares_are_drawn_as_timm_draws_them(mixup: float, cutmix: float) -
 def test_augment__crops_of_larger_pictures_come_back_at_the_models_side() -> None:
     options = _options(augmentation="crop_flip", crop_scale=1.25, crop_area_min=0.1)
     for side_px in (32, 97, 160, 224, 225):
-        kept = source_side(side_px, options)
+        kept = options.source_side(side_px)
         picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, kept, kept), dtype=np.uint8))
         assert cropped_side(kept, options) == side_px
         assert _augmented(picture, options, 1).shape == (3, side_px, side_px)
@@ -263,7 +263,7 @@ def test_augment__crops_of_larger_pictures_come_back_at_the_models_side() -> Non
 
 def test_augment__crops_may_be_smaller_than_what_is_evaluated() -> None:
     options = _options(augmentation="crop_flip", crop_scale=1.25, crop_size_px=96)
-    kept = source_side(224, options)
+    kept = options.source_side(224)
     picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, kept, kept), dtype=np.uint8))
     assert kept == 120
     assert _augmented(picture, options, 1).shape == (3, 96, 96)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Set
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -45,21 +43,19 @@ class FolderSource(ClassList, Source):
     def read(self, root: Path) -> Candidates:
         """One row a file below a class folder. The label is the folder's name; folders further down do not matter."""
         files, rejected = walk(root)
-        has_parts = _has_part_folders(files, root)
+        has_parts = _has_part_folders({_folder(path) for path in files}, root)
         # Columns, not rows: a dict an image is most of the memory of 100,000.
         paths: list[str] = []
         labels: list[str] = []
         parts: list[Part | None] = []
-        label_of, part_of = cache(normal_label), cache(part_named)
+        read_folder = cache(partial(_label_and_part, has_parts))
         for path in files:
-            folders = path.split("/")[:-1]
-            class_folders = folders[1:] if has_parts else folders
-            if class_folders:
-                label = label_of(class_folders[0])
+            label, part = read_folder(_folder(path))
+            if label is not None:
                 if self.classes is None or label in self.classes:
                     paths.append(path)
                     labels.append(label)
-                    parts.append(part_of(folders[0]) if has_parts else None)
+                    parts.append(part)
                 else:
                     rejected.append((path, "unknown_label", f"folder {label!r} is not in classes"))
             elif PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
@@ -71,47 +67,68 @@ def walk(root: Path) -> tuple[list[str], list[Rejected]]:
     """All files but hidden ones and system litter, sorted; links that leave the root and odd files are rejected."""
     files: list[str] = []
     rejected: list[Rejected] = []
-    real_root = root.resolve()
-    for folder, subfolders, names in os.walk(root):
-        here = Path(folder).relative_to(root).as_posix()
-        within = "" if here == "." else f"{here}/"
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in subfolders:
-            if Path(folder, name).is_symlink():
-                path = _printable(f"{within}{name}")
-                rejected.append((path, "outside_root", "a linked folder is not entered; copy its files here"))
-        for name in names:
-            path = f"{within}{name}"
-            if name.startswith(".") or name.lower() in _LITTER:
+    real_root, waiting = root.resolve(), [""]
+    while waiting:
+        within = waiting.pop()
+        for entry in _listed(root, within, rejected):
+            name, path = entry.name, f"{within}{entry.name}"
+            if name.startswith("."):
                 continue
-            if path != (printable := _printable(path)):
+            if _is_folder(entry):
+                if entry.is_symlink():
+                    why = "a linked folder is not entered; copy its files here"
+                    rejected.append((_printable(path), "outside_root", why))
+                else:
+                    waiting.append(f"{path}/")
+            elif name.lower() in _LITTER:
+                continue
+            elif path != (printable := _printable(path)):
                 rejected.append((printable, "unreadable_file", "the name is not UTF-8; rename the file or its folder"))
             # The folders down to here are no links.
-            elif not _is_regular(f"{folder}/{name}") and (why := refusal(real_root, path)):
-                rejected.append((path, *why))
+            elif not entry.is_file(follow_symlinks=False) and (refused := refusal(real_root, path)):
+                rejected.append((path, *refused))
             else:
                 files.append(path)
     return sorted(files), rejected
 
 
-def _is_regular(place: str) -> bool:
+def _listed(root: Path, within: str, rejected: list[Rejected]) -> list[os.DirEntry[str]]:
+    """What lies in a folder; one that cannot be listed is rejected."""
+    # What kind an entry is the listing says; a call of lstat a file would take twice as long as the rest.
     try:
-        return stat.S_ISREG(os.lstat(place).st_mode)
-    except OSError:
+        with os.scandir(root / within) as entries:
+            return list(entries)
+    except OSError as error:
+        rejected.append((_printable(within.rstrip("/") or "."), "unreadable_file", str(error)))
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also where a link leads to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
         return False
 
 
 def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    return path if path.isascii() else path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _has_part_folders(files: Sequence[str], root: Path) -> bool:
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _label_and_part(has_parts: bool, folder: str) -> tuple[str | None, Part | None]:
+    """What the folders of a file say; no label where it lies in no class folder."""
+    top, *below = folder.split("/")
+    label = (below[0] if below else "") if has_parts else top
+    return normal_label(label) if label else None, part_named(top) if has_parts else None
+
+
+def _has_part_folders(folders: Set[str], root: Path) -> bool:
     """Whether the top folders are parts. Raises BadSource when some are and some are not."""
-    depths = Counter[tuple[str, bool]]()
-    for path in files:
-        top, *below = path.split("/")
-        if below:
-            depths[top, len(below) > 1] += 1
+    depths = {(folder.split("/")[0], "/" in folder) for folder in folders if folder}
     tops = {top for top, _ in depths}
     parts = {top for top in tops if part_named(top)}
     if not parts or parts == tops:
