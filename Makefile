@@ -11,6 +11,10 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 UV_SYSTEM_CERTS ?= true
 export UV_SYSTEM_CERTS
 
+# Some build machines forbid Python to keep what it compiled: then each of the hundred processes of the tests compiles dagster
+# and torch again, half a second to three each.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 SYNCED := .venv/.synced
 

@@ -58,7 +58,7 @@ def _tested(experiment: str, trial_key: str, steps: int) -> pl.DataFrame:
         raise click.UsageError(
             f"{trial_key}: mode {trial.mode!r} has no learning rate; name a trial that trains a network"
         )
-    pixels = Pixels(inputs.root, spill=files.decoded(), cache=files.pixel_cache())
+    pixels = Pixels(inputs.root, spill=files.decoded(), cache=files.pixel_cache(), say=say)
     part = network_parts(trial, inputs.records_of(trial), pixels, inputs.label_map)["train"]
     classifier = initial_classifier(trial, len(inputs.label_map), inputs.start(spec.variants[trial.variant]))
     device = choose_device(settings.device).device

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from platform_assets.executors import KILLED
-from platform_tests.commands import copied, done, edit, graphql, instance_of, launch_backfill, started, until
+from platform_tests.commands import copied, done, edit, instance_of, launch_backfill, started, until, user_interface
 from platform_tests.components.projects import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -127,13 +127,18 @@ def test_terminate__in_the_ui_stops_the_run_and_the_next_one_goes_on(
     prepared: Path, uninterrupted: str, tmp_path: Path
 ) -> None:
     project = copied(prepared, tmp_path / "terminated")
-    with started(project, "dagster-daemon", "run", "-w", "workspace.yaml") as daemon, instance_of(project) as instance:
-        launch_backfill(project, ["photos/first/checkpoint"], ["cnn__s0"])
+    with (
+        started(project, "dagster-daemon", "run", "-w", "workspace.yaml") as daemon,
+        user_interface(project) as ask,
+        instance_of(project) as instance,
+    ):
+        launch_backfill(ask, ["photos/first/checkpoint"], ["cnn__s0"])
         until(
             lambda: "epoch 2 of 15" in _logged(instance), 120, lambda: (_logged(instance)[-2000:], daemon.said[-2000:])
         )
         run = _training(instance)
-        assert "TerminateRunSuccess" in graphql(project, TERMINATE, runIds=[run.run_id])
+        answer = ask(TERMINATE, runIds=[run.run_id])
+        assert "TerminateRunSuccess" in answer, answer
         until(lambda: _training(instance).is_finished, 60, lambda: _logged(instance)[-2000:])
         assert _training(instance).status == dg.DagsterRunStatus.CANCELED
         daemon.process.terminate()

@@ -96,5 +96,6 @@ def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: 
             spill=found.files.decoded(),
             on_image=every_two_seconds(context.log.info, "decoding images"),
             cache=found.files.pixel_cache(),
+            say=context.log.info,
         ),
     )

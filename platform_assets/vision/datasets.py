@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from platform_assets.vision.augmentation import augment, mix
 from platform_assets.vision.batch_plan import global_batches, share_of_rank
 from platform_assets.vision.cropping import BadBox
-from platform_assets.vision.decoding import MAX_PIXELS, UnreadableImage
+from platform_assets.vision.decoding import MAX_PIXELS, Decoder, UnreadableImage
 from platform_assets.vision.formats.boxes import Box
+from platform_assets.vision.image_reading import Reading
 from platform_assets.vision.losses import draw_order
 from platform_assets.vision.prefetch import made_ahead
 from platform_assets.vision.preprocessing import Preprocessing, pixels_of_file
@@ -74,32 +75,43 @@ def load_images(
     preprocessing: Preprocessing,
     *,
     boxes: Sequence[Box] | None = None,
-    threads: int | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     on_image: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode and resize to images_nchw, in the order of `paths`. `on_image` hears how many are done.
 
-    `boxes`, one a path, are needed where the preprocessing has a `box_margin`. Raises ImagesDoNotFit before reading when
-    they would take more than 60 % of the memory, and UnreadableImage and BadBox with the path.
+    `boxes`, one a path, are needed where the preprocessing has a `box_margin`. Without a `reading` all cores read. Raises
+    ImagesDoNotFit before reading when they would take more than 60 % of the memory, and UnreadableImage and BadBox with
+    the path.
     """
+    reading = reading or Reading("libjpeg-turbo", os.cpu_count() or 1)
     side = preprocessing.image_size_px
     require_memory(len(paths), side)
     images_nchw = np.empty((len(paths), 3, side, side), dtype=np.uint8)
 
     def load(row: int) -> None:
-        images_nchw[row] = _load(paths[row], preprocessing, boxes[row] if boxes else None, max_pixels)
+        box = boxes[row] if boxes else None
+        images_nchw[row] = load_image(paths[row], preprocessing, box, max_pixels=max_pixels, decoder=reading.decoder)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(reading.threads) as pool:
         for done, _ in enumerate(pool.map(load, range(len(paths))), start=1):
             if on_image is not None:
                 on_image(done)
     return images_nchw
 
 
-def _load(path: Path, preprocessing: Preprocessing, box: Box | None, max_pixels: int) -> NDArray[np.uint8]:
+def load_image(
+    path: Path,
+    preprocessing: Preprocessing,
+    box: Box | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decoder: Decoder = "libjpeg-turbo",
+) -> NDArray[np.uint8]:
+    """pixels_chw of one file; UnreadableImage and BadBox name it."""
     try:
-        return pixels_of_file(path.read_bytes(), preprocessing, box, max_pixels=max_pixels)
+        return pixels_of_file(path.read_bytes(), preprocessing, box, max_pixels=max_pixels, decoder=decoder)
     except BadBox as error:
         raise BadBox(f"{path}: {error}") from error
     except UnreadableImage as error:
@@ -113,6 +125,7 @@ def load_images_to(
     preprocessing: Preprocessing,
     *,
     boxes: Sequence[Box] | None = None,
+    reading: Reading | None = None,
     max_pixels: int = MAX_PIXELS,
     on_image: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
@@ -135,6 +148,7 @@ def load_images_to(
                         paths[start : start + step],
                         preprocessing,
                         boxes=boxes[start : start + step] if boxes else None,
+                        reading=reading,
                         max_pixels=max_pixels,
                         on_image=partial(_after, on_image, start) if on_image else None,
                     ).data

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 
+Decoder = Literal["libjpeg-turbo", "Pillow"]
+DECODERS: tuple[Decoder, ...] = ("libjpeg-turbo", "Pillow")
+"""Who makes pixels of a plain JPEG: the same ones, bit for bit. The first also tells most damage to them."""
+
 RejectReason = Literal[
     "empty_file",
     "truncated",
@@ -121,14 +125,16 @@ class ImageFacts(NamedTuple):
         return phashes(self.frequencies[None]).tobytes().hex()
 
 
-def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | None = None) -> NDArray[np.uint8]:
+def decode_rgb(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | None = None, decoder: Decoder = "libjpeg-turbo"
+) -> NDArray[np.uint8]:
     """The first picture of the file, or its crop, as RGB [height, width, 3], upright by its EXIF orientation.
 
     Grey and palette become RGB, transparency lies on white, 16-bit grey is scaled to 8 (16-bit colour keeps its high
     byte). The real format counts, not a file name. The size is read and judged before pixels are decoded.
     Raises UnreadableImage, and BadBox when the crop misses the picture.
     """
-    decoded = _decode(data, max_pixels, reduced=False)
+    decoded = _decode(data, max_pixels, reduced=False, decoder=decoder)
     pixels_hwc = np.asarray(decoded.pixels)
     if crop is not None:
         # Before the picture is turned: boxes are in pixels of the file as stored.
@@ -173,10 +179,11 @@ class _Decoded(NamedTuple):
     orientation: object
 
 
-def _decode(data: bytes, max_pixels: int, *, reduced: bool) -> _Decoded:
+def _decode(data: bytes, max_pixels: int, *, reduced: bool, decoder: Decoder = "libjpeg-turbo") -> _Decoded:
     if not data:
         raise UnreadableImage("empty_file", "0 bytes")
-    if (decoded := _decode_plain_jpeg(data, max_pixels, reduced=reduced)) is not None:
+    turbo = decoder == "libjpeg-turbo"
+    if turbo and (decoded := _decode_plain_jpeg(data, max_pixels, reduced=reduced)) is not None:
         return decoded
     try:
         with _open(data) as image:
@@ -187,7 +194,7 @@ def _decode(data: bytes, max_pixels: int, *, reduced: bool) -> _Decoded:
                     "too_many_pixels", f"{width} x {height} is over the limit of {max_pixels:,} pixels"
                 )
             pixels: NDArray[np.uint8] | Image.Image | None = None
-            if kind in ("JPEG", "MPO"):
+            if turbo and kind in ("JPEG", "MPO"):
                 pixels = _jpeg_pixels(data, image, reduced=reduced)
             if pixels is None:
                 pixels = _as_rgb(image)

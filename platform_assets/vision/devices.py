@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -65,3 +66,9 @@ def _has_bfloat16(device: Device) -> bool:
     if device == "mps":
         return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def candidate_threads() -> list[int]:
+    """The powers of two up to the cores, and the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({cores, *(2**power for power in range(cores.bit_length()))})

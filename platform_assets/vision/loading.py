@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Mapping
 from itertools import count
 
 from platform_assets.vision.datasets import Batch, LabelledImages, epoch_batches
+from platform_assets.vision.devices import candidate_threads
 from platform_assets.vision.train_options import TrainRecipe
 
 # Small batches, so that a measurement can end in time; the work an image takes does not depend on it.
@@ -25,7 +25,7 @@ def choose_workers(
     alone in the rates. The budget is not for what the first use of an augmentation takes, such as an import. The number
     changes no pixel of any batch.
     """
-    candidates = _candidates()
+    candidates = [0, *candidate_threads()]
     seconds = seconds_budget / len(candidates)
     rates = {0: _images_per_second(part, recipe, 0, seconds)}
     if recipe.epochs * len(part) / rates[0] < _WORTH_MEASURING * seconds_budget:
@@ -38,12 +38,6 @@ def choose_workers(
 def fewest_fast(rates: Mapping[int, float]) -> int:
     """The fewest workers that come within 10 % of the fastest."""
     return min(workers for workers, rate in rates.items() if rate >= _GOOD_ENOUGH * max(rates.values()))
-
-
-def _candidates() -> list[int]:
-    """0, the powers of two up to the cores, and the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return sorted({0, cores, *(2**power for power in range(cores.bit_length()))})
 
 
 def _images_per_second(part: LabelledImages, recipe: TrainRecipe, workers: int, seconds: float) -> float:

@@ -13,9 +13,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from platform_assets.vision.cropping import boxes_of, crop_id
-from platform_assets.vision.datasets import fits_in_memory, load_images, load_images_to
+from platform_assets.vision.datasets import fits_in_memory, load_image, load_images, load_images_to
+from platform_assets.vision.image_reading import Reading, choose_reading, described
 
 if TYPE_CHECKING:
+    from platform_assets.vision.decoding import Decoder
     from platform_assets.vision.formats.boxes import Box
     from platform_assets.vision.pixel_cache import PixelCache
     from platform_assets.vision.preprocessing import Preprocessing
@@ -32,7 +34,8 @@ class Pixels:
     """The decoded images of one folder; the last two sets asked for are kept for the next trial.
 
     With a `cache` they are kept for the next process too: the same pixels, bit for bit. What takes more than 60 % of the
-    memory is decoded into a file below `spill` and read from there.
+    memory is decoded into a file below `spill` and read from there. Decoder and threads are measured on the first set that
+    is decoded, and `say` hears of it.
     """
 
     def __init__(
@@ -42,8 +45,11 @@ class Pixels:
         spill: Path,
         on_image: Callable[[int, int], None] | None = None,
         cache: PixelCache | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._root = root
+        self._say = say
+        self._reading: Reading | None = None
         self._spill = spill
         self._on_image = on_image
         self._cache = cache
@@ -89,7 +95,8 @@ class Pixels:
             self._spill.mkdir(parents=True, exist_ok=True)
             heard = (lambda done: report(done, total)) if report else None
             paths = [self._root / path for path in records["path"]]
-            return load_images_to(place, paths, preprocessing, boxes=boxes, on_image=heard)
+            how = self._how(paths, preprocessing, boxes)
+            return load_images_to(place, paths, preprocessing, boxes=boxes, reading=how, on_image=heard)
         mapped: NDArray[np.uint8] = np.load(place, mmap_mode="r")
         return mapped
 
@@ -106,7 +113,18 @@ class Pixels:
         report = self._on_image
         heard = (lambda n: report(after + n, of)) if report else None
         paths = [self._root / path for path in records["path"]]
-        return load_images(paths, preprocessing, boxes=boxes, on_image=heard)
+        how = self._how(paths, preprocessing, boxes)
+        return load_images(paths, preprocessing, boxes=boxes, reading=how, on_image=heard)
+
+    def _how(self, paths: Sequence[Path], preprocessing: Preprocessing, boxes: Sequence[Box] | None) -> Reading:
+        if self._reading is None:
+
+            def read(row: int, decoder: Decoder) -> object:
+                return load_image(paths[row], preprocessing, boxes[row] if boxes else None, decoder=decoder)
+
+            self._reading, rates = choose_reading(read, len(paths))
+            self._say(f"images are decoded by {self._reading.text} (measured: {described(rates)})")
+        return self._reading
 
     def _cached(
         self,

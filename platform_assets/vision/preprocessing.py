@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from platform_assets.vision.decoding import Decoder
     from platform_assets.vision.formats.boxes import Box
 
 Resize = Literal["squash", "shorter_side"]
@@ -71,7 +72,12 @@ class Preprocessing(BaseModel):
 
 
 def pixels_of_file(
-    data: bytes, preprocessing: Preprocessing, box: Box | None = None, *, max_pixels: int | None = None
+    data: bytes,
+    preprocessing: Preprocessing,
+    box: Box | None = None,
+    *,
+    max_pixels: int | None = None,
+    decoder: Decoder = "libjpeg-turbo",
 ) -> NDArray[np.uint8]:
     """pixels_chw of an image file as it is on disk: for training, embedding, export and serving alike.
 
@@ -81,7 +87,8 @@ def pixels_of_file(
     from platform_assets.vision.decoding import MAX_PIXELS, decode_rgb
 
     crop = crop_of(preprocessing, box)
-    return to_pixels(decode_rgb(data, max_pixels=max_pixels or MAX_PIXELS, crop=crop), preprocessing)
+    image_hwc = decode_rgb(data, max_pixels=max_pixels or MAX_PIXELS, crop=crop, decoder=decoder)
+    return to_pixels(image_hwc, preprocessing)
 
 
 def to_pixels(image_hwc_u8: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
-from platform_tests.commands import done, edit, instance_of, launch_backfill, started, until
+from platform_tests.commands import done, edit, instance_of, launch_backfill, started, until, user_interface
 from platform_tests.components.projects import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -124,7 +124,8 @@ def test_daemon__one_added_image_makes_the_dataset_again_and_nothing_else(
 
 def test_ui__materialize_all_makes_an_experiment_whole(watched: dg.DagsterInstance, project: Path) -> None:
     names = ("checkpoint", "predictions", "metrics", "leaderboard", "champion", "exports", "model_card")
-    launch_backfill(project, [f"photos/first/{name}" for name in names], TRIALS)
+    with user_interface(project) as ask:
+        launch_backfill(ask, [f"photos/first/{name}" for name in names], TRIALS)
     (backfill,) = watched.get_backfills()
 
     def ended() -> bool:

@@ -32,6 +32,7 @@ from platform_assets.vision.datasets import (
     load_images_to,
 )
 from platform_assets.vision.decoding import UnreadableImage
+from platform_assets.vision.image_reading import Reading
 from platform_assets.vision.preprocessing import to_pixels
 from platform_assets.vision.train_options import Augmentation, TrainRecipe
 from platform_tests.vision.shapes import PREPROCESSING, SIDE_PX, coloured_shapes
@@ -111,12 +112,12 @@ def _threads() -> list[str]:
 def test_load_images__in_the_order_of_the_paths_whatever_the_threads(tmp_path: Path) -> None:
     paths = _pictures(tmp_path, 9)
     heard: list[int] = []
-    images_nchw = load_images(paths, PREPROCESSING, threads=4, on_image=heard.append)
+    images_nchw = load_images(paths, PREPROCESSING, reading=Reading("Pillow", 4), on_image=heard.append)
     assert images_nchw.shape == (9, 3, SIDE_PX, SIDE_PX)
     assert images_nchw.dtype == np.uint8
     for path, image_chw in zip(paths, images_nchw, strict=True):
         np.testing.assert_array_equal(image_chw, to_pixels(np.asarray(Image.open(path)), PREPROCESSING))
-    np.testing.assert_array_equal(load_images(paths, PREPROCESSING, threads=1), images_nchw)
+    np.testing.assert_array_equal(load_images(paths, PREPROCESSING, reading=Reading("libjpeg-turbo", 1)), images_nchw)
     assert heard == list(range(1, 10))
 
 

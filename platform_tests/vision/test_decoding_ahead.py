@@ -59,17 +59,13 @@ def test_scan__leaves_the_pixels_that_training_asks_for(
     assert_frame_equal(found.files, inspect_files(folder, paths).files)
     records = found.files.filter(pl.col("reason").is_null())
     assert records.height == 40
+    heard: list[int] = []
+    cache = PixelCache(tmp_path / "cache", max_bytes=ROOMY)
+    pixels = Pixels(folder, spill=tmp_path / "spill", on_image=lambda done, of: heard.append(done), cache=cache)
     for each in BOTH:
-        heard: list[int] = []
-        pixels = Pixels(
-            folder,
-            spill=tmp_path / "spill",
-            on_image=lambda done, of: heard.append(done),
-            cache=PixelCache(tmp_path / "cache", max_bytes=ROOMY),
-        )
         assert ahead.cache.held(records["image_id"].to_list(), each) == 40
         assert_array_equal(pixels.of(records, each), Pixels(folder, spill=tmp_path / "spill").of(records, each))
-        assert heard == []  # nothing was decoded
+    assert heard == []  # nothing was decoded
 
 
 def test_scan__decodes_ahead_only_what_it_opens_and_what_has_room(folder: Path, tmp_path: Path) -> None:
