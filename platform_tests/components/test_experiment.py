@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from platform_assets.stores.gate_records import GateRecords
 from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.stamps import check_stamp
@@ -225,6 +226,12 @@ def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, t
     photos.materialize("group:photos")
     result = photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"), raises=False)
     assert "is below the minimum 0.9000" in failure(result)
+    (record,) = GateRecords(photos.data / "gate_records/photos/first", _tables(photos), ["photos", "first"]).read()
+    assert (record.verdict, record.incumbent) == ("refused", None)
+    observed = [event.event_specific_data.asset_observation for event in result.get_asset_observation_events()]
+    shown = next(each.metadata for each in observed if each.asset_key.path[-1] == "champion")
+    assert shown["gate_record"].value == record.id
+    assert {row.data["passed"] for row in shown["gate"].records} == {"yes", "no"}
     assert "metrics_beat_the_majority_class" in failed_checks(photos.run_check("metrics_beat_the_majority_class"))
     assert not (photos.data / "cards/photos/first").exists()
 
