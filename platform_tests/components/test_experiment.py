@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -228,8 +229,8 @@ def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, t
     assert "is below the minimum 0.9000" in failure(result)
     (record,) = GateRecords(photos.data / "gate_records/photos/first", _tables(photos), ["photos", "first"]).read()
     assert (record.verdict, record.incumbent) == ("refused", None)
-    observed = [event.event_specific_data.asset_observation for event in result.get_asset_observation_events()]
-    shown = next(each.metadata for each in observed if each.asset_key.path[-1] == "champion")
+    (observed,) = photos.instance.fetch_observations(dg.AssetKey(["photos", "first", "champion"]), limit=1).records
+    shown = observed.asset_observation.metadata
     assert shown["gate_record"].value == record.id
     assert {row.data["passed"] for row in shown["gate"].records} == {"yes", "no"}
     assert "metrics_beat_the_majority_class" in failed_checks(photos.run_check("metrics_beat_the_majority_class"))

@@ -60,7 +60,7 @@ def test_append__each_decision_is_a_file_and_a_row(records: GateRecords) -> None
     assert records.read()[1] == refused
     rows = records.tables.sql(
         "select verdict, reason, version, incumbent_checkpoint_id, asked_by, rules[1].measured "
-        "from photos__first__gate_records order by \"at\""
+        'from photos__first__gate_records order by "at"'
     )
     assert rows.rows() == [
         ("promoted", "because", 1, None, "ada", 0.9),
