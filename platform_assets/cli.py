@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,7 @@ from platform_assets.backbones_cli import backbones
 from platform_assets.columns import print_columns
 from platform_assets.data_cli import data
 from platform_assets.lr_cli import lr_find
+from platform_assets.registry_cli import history, promote, rollback
 from platform_assets.settings import quiet_environment
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def main() -> None:
 main.add_command(data)
 main.add_command(lr_find)
 main.add_command(backbones)
+main.add_command(promote)
+main.add_command(rollback)
+main.add_command(history)
 
 
 @main.command()
@@ -74,7 +79,7 @@ def demo() -> None:
 
     command = materialize_command("/".join(DEMO), None, with_dataset=True)
     click.echo(f"$ {shlex.join(command)}", err=True)
-    if code := _run(command):
+    if code := run_to_end(command):
         raise SystemExit(code)
     print_results(experiment_named("/".join(DEMO)))
 
@@ -109,8 +114,7 @@ def results(experiment: str) -> None:
 
 def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:
     """The `dagster asset materialize` line for a dataset, an experiment, or one trial of it."""
-    program, log = str(Path(sys.executable).with_name("dagster")), '{"loggers": {"console": {}}}'
-    dagster = [program, "asset", "materialize", "-m", project_module(), "--config-json", log, "--select"]
+    dagster = dagster_materialize({})
     if "/" not in what:
         if trial:
             raise click.UsageError(f"--trial {trial}: trials belong to an experiment; name it, as in {what}/EXPERIMENT")
@@ -124,6 +128,13 @@ def materialize_command(what: str, trial: str | None, *, with_dataset: bool = Fa
     groups = [spec.dataset, spec.group] if with_dataset else [spec.group]
     first, *_, last = [*spec.trials, *list(spec.trials)[-1:]]
     return [*dagster, " or ".join(f"group:{group}" for group in groups), "--partition-range", f"{first}...{last}"]
+
+
+def dagster_materialize(config: dict[str, Any]) -> list[str]:
+    """The line up to the selection that ends it; `config` is run config beside the short log."""
+    program = str(Path(sys.executable).with_name("dagster"))
+    config_json = json.dumps({"loggers": {"console": {}}} | config)
+    return [program, "asset", "materialize", "-m", project_module(), "--config-json", config_json, "--select"]
 
 
 def project_module() -> str:
@@ -147,7 +158,7 @@ def experiment_named(what: str) -> ExperimentSpec:
     return found[what]
 
 
-def _run(command: list[str]) -> int:
+def run_to_end(command: list[str]) -> int:
     """Run to the end. Ctrl-C is the child's to answer: it saves its work and exits by itself."""
     process = subprocess.Popen(command, env=quiet_environment())
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

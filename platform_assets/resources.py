@@ -85,6 +85,9 @@ class FilesResource(dg.ConfigurableResource[Any]):
     def reviews(self, *names: str) -> Path:
         return Path(self.data, "reviews", *names)
 
+    def gate_records(self, *names: str) -> Path:
+        return Path(self.data, "gate_records", *names)
+
     def tiny_subset(self, dataset: str) -> Path:
         return Path(self.data, "tiny", dataset)
 

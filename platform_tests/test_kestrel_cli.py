@@ -51,6 +51,9 @@ def test_help__names_every_verb_and_what_it_takes() -> None:
         ("lr-find", "--steps INTEGER"),
         ("doctor", "why"),
         ("backbones", "weights"),
+        ("promote", "--approve NAME"),
+        ("rollback", "at once"),
+        ("history", "--record TEXT"),
     ):
         assert f"\n  {verb} " in said
         assert takes in _said(verb, "-h", code=0)

@@ -1,4 +1,4 @@
-"""The body of the champion asset: choose on val, compare with the incumbent, pass the gate, move the alias."""
+"""The body of the champion asset: choose on val, have the gate judge, record the decision, move the aliases."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.components import metadata as show
-from platform_assets.components.leaderboard_steps import metrics_rows
+from platform_assets.components.evidence_steps import Candidate, verify
+from platform_assets.components.gate_steps import judge
+from platform_assets.components.gate_tables import findings_table, history_table
+from platform_assets.components.promotion_request import PromotionRequest, asked_of, candidate_of, note_approvals
 from platform_assets.components.specs import data_version
 
 if TYPE_CHECKING:
     from platform_assets.components.desk import Desk
     from platform_assets.components.experiment_spec import ExperimentSpec
-    from platform_assets.stores.runs import RegisteredVersion
+    from platform_assets.resources import FilesResource
+    from platform_assets.stores.gate_records import GateRecord, GateRecords, Side
+    from platform_assets.stores.registry import RegisteredVersion
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.gates import Comparison, Decision
+    from platform_assets.vision.gates import Decision
 
 CHAMPION = (
     "The checkpoint in service, chosen on val and let through by the gate on test, with the reason; registered in MLflow "
-    "under the alias champion."
+    "under the alias champion. Every decision of the gate is recorded, refusals too."
 )
+HISTORY_SHOWN = 20
 
 
 class ChampionRow(BaseModel):
@@ -40,13 +46,31 @@ class ChampionRow(BaseModel):
     choice: str
     verdict: str
     reason: str
+    gate_record: str = ""
+
+    @classmethod
+    def of(cls, serving: RegisteredVersion, record: GateRecord) -> ChampionRow:
+        return cls(
+            model=serving.name,
+            version=serving.version,
+            checkpoint_id=serving.tags["checkpoint_id"],
+            folder_url=serving.folder_url,
+            mlflow_run_id=serving.run_id,
+            candidate=record.candidate.trial,
+            candidate_checkpoint_id=record.candidate.checkpoint_id,
+            choice=record.choice,
+            verdict=record.verdict,
+            reason=record.reason,
+            gate_record=record.id,
+        )
 
 
 def gate_check(spec: ExperimentSpec) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         "champion_passes_its_gate",
         asset=[*spec.key, "champion"],
-        description="The candidate passes the gate, or the incumbent stays because the candidate is not better.",
+        description="The candidate passes the gate, or the incumbent stays because the candidate is not better. One that "
+        "waits for approval is a warning.",
         blocking=True,
     )
 
@@ -55,117 +79,129 @@ def read_champion(spec: ExperimentSpec, tables: Tables) -> ChampionRow:
     return ChampionRow(**tables.read([*spec.key, "champion"]).row(0, named=True))
 
 
-def champion(desk: Desk) -> dg.MaterializeResult[Any]:
-    """Raises Failure when the gate refuses the candidate and no model is in service."""
+def write_champion(spec: ExperimentSpec, tables: Tables, row: ChampionRow) -> None:
     import polars as pl
 
-    from platform_assets.vision.comparison import choose_champion
+    tables.write([*spec.key, "champion"], pl.DataFrame([row.model_dump()]))
 
-    rows = metrics_rows(desk.spec, desk.tables)
-    chosen = choose_champion(rows, metric=desk.spec.metric)
-    metrics = rows.row(by_predicate=pl.col("trial") == chosen.trial, named=True)
+
+def gate_records(spec: ExperimentSpec, tables: Tables, files: FilesResource) -> GateRecords:
+    from platform_assets.stores.gate_records import GateRecords
+
+    return GateRecords(files.gate_records(*spec.key), tables, spec.key)
+
+
+def champion(desk: Desk, request: PromotionRequest) -> dg.MaterializeResult[Any]:
+    """Raises Failure when the gate lets the candidate not through and no model is in service."""
+    from platform_assets.stores.gate_records import rolled_back
+
+    candidate, asked = candidate_of(desk, request), asked_of(desk, request)
+    records = gate_records(desk.spec, desk.tables, desk.files)
+    note_approvals(desk, records, candidate, request, asked)
     incumbent = desk.runs.champion(desk.spec.group)
-    decision = _decide(desk, metrics, incumbent)
-    desk.context.log.info(f"{chosen.trial}: {decision.text}")
-    if decision.verdict == "promoted":
-        incumbent = _promote(desk, metrics, decision)
-    if incumbent is None:
-        raise dg.Failure(f"{desk.spec.group}: no model is in service, and {chosen.trial} is {decision.text}")
-    row = ChampionRow(
-        model=incumbent.name,
-        version=incumbent.version,
-        checkpoint_id=incumbent.tags["checkpoint_id"],
-        folder_url=incumbent.folder_url,
-        mlflow_run_id=incumbent.run_id,
-        candidate=chosen.trial,
-        candidate_checkpoint_id=metrics["checkpoint_id"],
-        choice=chosen.reason,
-        verdict=decision.verdict,
-        reason="; ".join(decision.reasons),
-    )
-    desk.tables.write(desk.key("champion"), pl.DataFrame([row.model_dump()]))
-    return _result(desk, row)
+    verified = verify(desk, candidate)
+    side = _side(candidate, _challenge(desk, candidate, incumbent) if verified[0] is not None else None)
+    approvals = records.approvals(side.checkpoint_id, incumbent.tags["checkpoint_id"] if incumbent else None)
+    rollback = None if request.trial else rolled_back(records.read(), side.checkpoint_id)
+    decision = judge(desk, candidate, verified, incumbent, approvals=approvals, rollback=rollback)
+    record = _record(desk, decision, side, incumbent, choice=candidate.choice, asked=asked, approvals=approvals)
+    records.append(record)
+    _say(desk, record)
+    serving = _carry_out(desk, record, incumbent)
+    if serving is None:
+        raise dg.Failure(f"{desk.spec.group}: no model is in service, and {candidate.trial} is {decision.text}")
+    row = ChampionRow.of(serving, record)
+    write_champion(desk.spec, desk.tables, row)
+    return _result(desk, row, record, records.read())
 
 
-def _decide(desk: Desk, metrics: dict[str, Any], incumbent: RegisteredVersion | None) -> Decision:
-    from platform_assets.vision.gates import decide
+def _side(candidate: Candidate, version: int | None) -> Side:
+    from platform_assets.stores.gate_records import Side
 
-    same = incumbent is not None and incumbent.tags["checkpoint_id"] == metrics["checkpoint_id"]
-    return decide(
-        desk.spec.gate,
-        metric=desk.spec.metric,
-        value=metrics[f"test_{desk.spec.metric}"],
-        faults=(*_damage(desk, metrics["trial"]), *_unstated(desk)),
-        same_checkpoint=same,
-        comparison=None if incumbent is None or same else _compare(desk, metrics["trial"], incumbent),
-    )
+    row = candidate.checkpoint
+    return Side(trial=candidate.trial, checkpoint_id=row.checkpoint_id, version=version, folder_url=row.folder_url)
 
 
-def _damage(desk: Desk, trial: str) -> list[str]:
-    return [f"damaged file: {problem}" for problem in desk.folder(trial).verify()]
-
-
-def _unstated(desk: Desk) -> list[str]:
-    """What must be stated of the licence of the data before a model of it may serve."""
-    from platform_assets.vision.cards.licences import missing
-
-    dataset = desk.inputs.dataset
-    return [f"the licence of dataset {dataset.name} is not known: licence.{said}" for said in missing(dataset.licence)]
-
-
-def _compare(desk: Desk, trial: str, incumbent: RegisteredVersion) -> Comparison:
-    """Both on the challenger's test images that the incumbent was not fitted on, the incumbent predicting them anew."""
-    import polars as pl
-
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
-    from platform_assets.vision.evaluation import compute_metrics, predict, predictions_frame
-    from platform_assets.vision.gates import Comparison
-
-    folder = desk.outputs.at(incumbent.folder_url)
-    classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=desk.inputs.label_map)
-    fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
-    fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
-    challenger = desk.tables.read(desk.key("predictions"), trial).filter(fresh)
-    boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
-    records = challenger.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
-    device = desk.compute.choose(desk.context.log).device
-    logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
-    theirs = compute_metrics(predictions_frame(records, logits, desk.inputs.label_map), desk.inputs.label_map, "test")
-    ours = compute_metrics(challenger, desk.inputs.label_map, "test")
-    return Comparison(
-        challenger_ids=ours.image_ids_sha256,
-        incumbent_ids=theirs.image_ids_sha256,
-        images=ours.images,
-        challenger=getattr(ours, desk.spec.metric),
-        incumbent=getattr(theirs, desk.spec.metric),
-    )
-
-
-def _promote(desk: Desk, metrics: dict[str, Any], decision: Decision) -> RegisteredVersion | None:
-    """Register first, then move the alias: a crash in between leaves the old champion in service."""
-    row, name = desk.row(metrics["trial"]), desk.spec.group
+def _challenge(desk: Desk, candidate: Candidate, incumbent: RegisteredVersion | None) -> int:
+    """Register the candidate and call it the challenger: a crash from here on leaves the old champion in service."""
+    row, name = candidate.checkpoint, desk.spec.group
+    if incumbent is not None and incumbent.tags["checkpoint_id"] == row.checkpoint_id:
+        return incumbent.version
     tags = {
         "checkpoint_id": row.checkpoint_id,
         "config_hash": row.config_hash,
         "data_version": desk.inputs.records_version,
         "trial": row.trial,
-        "gate": decision.text[:500],
         "dagster_run_id": desk.context.run.run_id,
     }
-    version = desk.runs.register(name, row.folder_url, metrics["mlflow_run_id"], tags)
-    desk.runs.set_champion(name, version)
+    version = desk.runs.register(name, row.folder_url, candidate.metrics["mlflow_run_id"], tags)
+    desk.runs.set_challenger(name, version)
+    return version
+
+
+def _record(desk: Desk, decision: Decision, side: Side, incumbent: RegisteredVersion | None, **more: Any) -> GateRecord:
+    from platform_assets.stores.gate_records import GateRecord
+
+    return GateRecord(
+        experiment="/".join(desk.spec.key),
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        rules=desk.spec.gate.model_dump(mode="json"),
+        findings=decision.findings,
+        candidate=side,
+        incumbent=None if incumbent is None else side_of(incumbent),
+        **more,
+    )
+
+
+def side_of(version: RegisteredVersion) -> Side:
+    from platform_assets.stores.gate_records import Side
+
+    tags = version.tags
+    return Side(
+        trial=tags["trial"],
+        checkpoint_id=tags["checkpoint_id"],
+        version=version.version,
+        folder_url=version.folder_url,
+    )
+
+
+def _say(desk: Desk, record: GateRecord) -> None:
+    """In the log and on the asset at once: a refusal without an incumbent ends in no materialization."""
+    desk.context.log.info(f"{record.candidate.trial}: {record.verdict}: {record.reason}")
+    shown: dict[str, Any] = {
+        "verdict": record.verdict,
+        "reason": record.reason,
+        "gate": show.table(findings_table(record)),
+    }
+    observed = dg.AssetObservation(desk.key("champion"), metadata={**shown, "gate_record": record.id})
+    desk.context.log_event(observed)
+
+
+def _carry_out(desk: Desk, record: GateRecord, incumbent: RegisteredVersion | None) -> RegisteredVersion | None:
+    """Move the aliases as the verdict says; the version that serves afterwards."""
+    name, version = desk.spec.group, record.candidate.version
+    if version is not None and (incumbent is None or version != incumbent.version):
+        said = f"{record.verdict}: {record.reason}"[:500]
+        desk.runs.tag(name, version, {"gate": said, "gate_record": record.id})
+    if record.verdict == "promoted":
+        assert version is not None
+        desk.runs.set_champion(name, version, instead_of=incumbent.version if incumbent else None)
+    elif record.verdict != "held":
+        desk.runs.withdraw_challenger(name)
     return desk.runs.champion(name)
 
 
-def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
+def _result(desk: Desk, row: ChampionRow, record: GateRecord, records: list[GateRecord]) -> dg.MaterializeResult[Any]:
     import polars as pl
 
-    passed = row.verdict != "refused"
-    figures = _figures_in_service(desk, row)
+    waits = row.verdict == "held"
     return dg.MaterializeResult(
         data_version=data_version(row.checkpoint_id),
         metadata={
-            **figures,
+            **_figures_in_service(desk, row),
+            "gate": show.table(findings_table(record)),
+            "history": show.table(history_table(records, row.checkpoint_id), max_rows=HISTORY_SHOWN),
             "champion": show.table(pl.DataFrame([{"what": k, "value": str(v)} for k, v in row.model_dump().items()])),
             "checkpoint_id": row.checkpoint_id,
             "version": row.version,
@@ -175,13 +211,10 @@ def _result(desk: Desk, row: ChampionRow) -> dg.MaterializeResult[Any]:
         },
         check_results=[
             dg.AssetCheckResult(
-                passed=passed,
+                passed=row.verdict not in ("refused", "held"),
+                severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
                 description=f"{row.candidate} is {row.verdict}: {row.reason}",
-                metadata={
-                    "verdict": row.verdict,
-                    "minimum": desk.spec.gate.minimum,
-                    "max_regression": desk.spec.gate.max_regression,
-                },
+                metadata={"verdict": row.verdict, "gate": show.table(findings_table(record))},
             )
         ],
     )

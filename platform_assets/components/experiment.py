@@ -21,6 +21,7 @@ from platform_assets.components.automation import retrain_job, weekly_retrain
 from platform_assets.components.desk import DESK_RESOURCES, open_desk
 from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.inputs import open_inputs
+from platform_assets.components.promotion_request import PromotionRequest
 from platform_assets.components.specs import SINGLE_RUN, asset_spec
 from platform_assets.components.vision_dataset import VisionDataset, VisionDatasetSpec
 from platform_assets.resources import (
@@ -211,7 +212,7 @@ def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
 
 
 def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps, code = ["leaderboard", "checkpoint"], ["vision.gates", "vision.comparison"]
+    deps, code = ["leaderboard", "checkpoint"], ["vision.gates", "vision.gate_evidence", "vision.comparison"]
     asset = _spec(spec, "champion", champion_steps.CHAMPION, deps, kinds={"mlflow"}, code=code)
 
     @dg.multi_asset(
@@ -222,8 +223,8 @@ def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefi
         pool=POOL,
         backfill_policy=SINGLE_RUN,
     )
-    def champion(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        yield champion_steps.champion(open_desk(context, spec, dataset))
+    def champion(context: dg.AssetExecutionContext, config: PromotionRequest) -> Iterator[dg.MaterializeResult[Any]]:
+        yield champion_steps.champion(open_desk(context, spec, dataset), config)
 
     return champion
 

@@ -1,27 +1,18 @@
-"""Trials and registered models in MLflow, found by their tags and never by an active run. No metric arithmetic here."""
+"""Trials in MLflow, found by their tags and never by an active run. No metric arithmetic here."""
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from platform_assets.stores.manifests import later_name
-from platform_assets.stores.mlflow_database import create_database, load_mlflow, migrate_database
+from platform_assets.stores.registry import Registry
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-
-CHAMPION = "champion"
-PREVIOUS_CHAMPION = "previous_champion"
 
 _PARENT = "mlflow.parentRunId"  # MLflow's own tag, by which its UI nests runs
 _SMALL_FILE_BYTES = 1024 * 1024
@@ -34,10 +25,6 @@ Identity = Annotated[str, StringConstraints(min_length=1, max_length=500, patter
 
 class RunConflict(ValueError):
     """What MLflow already holds contradicts what is to be recorded."""
-
-
-class UnknownVersion(ValueError):
-    """A version that is not registered."""
 
 
 class EpochMetrics(BaseModel):
@@ -111,33 +98,8 @@ class TrialRun(BaseModel):
         return {**self.identity, **{name: value for name, value in found.items() if value is not None}}
 
 
-class RegisteredVersion(BaseModel):
-    """One registered version and the run folder that holds its weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    version: int
-    folder_url: str
-    run_id: str
-    tags: dict[str, str]
-
-
-class Runs:
-    """One MLflow tracking server or SQLite file. Safe between processes of one machine; needs no active run."""
-
-    def __init__(self, tracking_uri: str, artifact_root: str | None, ui_url: str = "http://127.0.0.1:5000") -> None:
-        self.tracking_uri = tracking_uri
-        self.artifact_root = artifact_root
-        self.ui_url = tracking_uri if tracking_uri.startswith("http") else ui_url
-
-    def prepare(self) -> None:
-        """Creates or migrates the SQLite file, once however many processes ask; other servers are their owner's."""
-        if self._database is None:
-            return
-        with self._locked("prepare"):
-            prepare = migrate_database if self._database.exists() else create_database
-            prepare(self._database)
+class Runs(Registry):
+    """One MLflow tracking server or SQLite file: trials, and the models registered of them."""
 
     def record_trial(self, trial: TrialRun) -> str:
         """Records a trial and returns its MLflow run id; recording the same trial again changes nothing.
@@ -166,54 +128,6 @@ class Runs:
         """Where the run stands in the MLflow UI."""
         experiment_id = self._client.get_run(run_id).info.experiment_id
         return f"{self.ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-
-    def register(self, name: str, folder_url: str, run_id: str, tags: Mapping[str, str]) -> int:
-        """Registers a run folder as the next version of a model; the same folder and run keep the version they have."""
-        with self._locked(f"model {name}"):
-            if self._model(name) is None:
-                self._client.create_registered_model(name)
-            for known in self._client.search_model_versions(f"name='{name}'"):
-                if (known.source, known.run_id) == (folder_url, run_id):
-                    for tag, value in tags.items():
-                        self._client.set_model_version_tag(name, str(known.version), tag, value)
-                    return int(known.version)
-            created = self._client.create_model_version(name, source=folder_url, run_id=run_id, tags=dict(tags))
-            return int(created.version)
-
-    def set_champion(self, name: str, version: int) -> None:
-        """Moves the alias `champion`; the version that had it gets `previous_champion`. Raises UnknownVersion."""
-        with self._locked(f"model {name}"):
-            known = sorted(int(found.version) for found in self._client.search_model_versions(f"name='{name}'"))
-            if version not in known:
-                raise UnknownVersion(f"{name}: version {version} is not registered, only {known}; register it first")
-            current = self._model(name).aliases.get(CHAMPION)
-            if current is not None and int(current) == version:
-                return
-            if current is not None:
-                self._client.set_registered_model_alias(name, PREVIOUS_CHAMPION, str(current))
-            self._client.set_registered_model_alias(name, CHAMPION, str(version))
-
-    def champion(self, name: str) -> RegisteredVersion | None:
-        """The version in service, None before the first."""
-        return self._aliased(name, CHAMPION)
-
-    def previous_champion(self, name: str) -> RegisteredVersion | None:
-        """The version to go back to, None before the second."""
-        return self._aliased(name, PREVIOUS_CHAMPION)
-
-    def _aliased(self, name: str, alias: str) -> RegisteredVersion | None:
-        model = self._model(name)
-        version = model.aliases.get(alias) if model else None
-        if version is None:
-            return None
-        found = self._client.get_model_version(name, str(version))
-        return RegisteredVersion(
-            name=name, version=int(version), folder_url=found.source, run_id=found.run_id, tags=dict(found.tags)
-        )
-
-    def _model(self, name: str) -> Any:
-        found = self._client.search_registered_models(f"name='{name}'")
-        return found[0] if found else None
 
     def _find(self, experiment_id: str, trial: TrialRun) -> Run | None:
         condition = " and ".join(f"tags.{name} = '{value}'" for name, value in trial.identity.items())
@@ -264,25 +178,6 @@ class Runs:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self._client.log_artifacts(run_id, folder)
-
-    @cached_property
-    def _client(self) -> MlflowClient:
-        self.prepare()
-        return load_mlflow().MlflowClient(self.tracking_uri, registry_uri=self.tracking_uri)
-
-    @property
-    def _database(self) -> Path | None:
-        path = self.tracking_uri.removeprefix("sqlite:///")
-        return None if path == self.tracking_uri else Path(path).absolute()
-
-    @contextmanager
-    def _locked(self, what: str) -> Iterator[None]:
-        # MLflow searches and creates in two steps; without the lock two processes create the same thing twice.
-        folder = self._database.parent if self._database else Path(tempfile.gettempdir())
-        name = hashlib.sha256(f"{self.tracking_uri} {what}".encode()).hexdigest()[:32]
-        (folder / "kestrel-locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "kestrel-locks" / f"{name}.lock"):
-            yield
 
 
 def _points(trial: TrialRun) -> list[Metric]:

@@ -88,7 +88,12 @@ class Project:
         return module.defs()
 
     def materialize(
-        self, selection: str, *, partitions: tuple[str, str] | None = None, raises: bool = True
+        self,
+        selection: str,
+        *,
+        partitions: tuple[str, str] | None = None,
+        raises: bool = True,
+        run_config: dict[str, Any] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """What `dagster asset materialize --select` does, in this process: the range of partitions in one run."""
         repository = self.load().get_repository_def()
@@ -98,7 +103,11 @@ class Project:
         names = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
         tags = dict(zip(names, partitions, strict=True)) if partitions else {}
         return job.execute_in_process(
-            instance=self.instance, asset_selection=list(keys), tags=tags, raise_on_error=raises
+            instance=self.instance,
+            asset_selection=list(keys),
+            tags=tags,
+            raise_on_error=raises,
+            run_config=run_config,
         )
 
     def run_check(self, name: str) -> dg.ExecuteInProcessResult:

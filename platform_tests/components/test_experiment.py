@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
+from platform_assets.stores.gate_records import GateRecords
 from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.stamps import check_stamp
@@ -225,6 +227,12 @@ def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, t
     photos.materialize("group:photos")
     result = photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"), raises=False)
     assert "is below the minimum 0.9000" in failure(result)
+    (record,) = GateRecords(photos.data / "gate_records/photos/first", _tables(photos), ["photos", "first"]).read()
+    assert (record.verdict, record.incumbent) == ("refused", None)
+    (observed,) = photos.instance.fetch_observations(dg.AssetKey(["photos", "first", "champion"]), limit=1).records
+    shown = observed.asset_observation.metadata
+    assert shown["gate_record"].value == record.id
+    assert {row.data["passed"] for row in shown["gate"].records} == {"yes", "no"}
     assert "metrics_beat_the_majority_class" in failed_checks(photos.run_check("metrics_beat_the_majority_class"))
     assert not (photos.data / "cards/photos/first").exists()
 

@@ -51,6 +51,14 @@ def _needless_waiver(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite0": waiver}
 
 
+def _unknown_rule(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["gate"] = {"minimum": 0.5, "max_regresion": 0.1}
+
+
+def _approval_by_nobody(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["gate"] = {"approval": {"required": True}}
+
+
 def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
     _finetune_without_probe(dataset, experiment)
     experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite1": {"date": "2026-11-25"}}
@@ -74,6 +82,8 @@ def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
         ),
         (_needless_waiver, "first", "attributes", "without_probe.tf_efficientnet_lite0: nothing is waived"),
         (_waiver_without_reason, "first", "without_probe.tf_efficientnet_lite1.reason", "Field required"),
+        (_unknown_rule, "first", "gate.max_regresion", "Extra inputs are not permitted"),
+        (_approval_by_nobody, "first", "gate.approval", "name who may approve"),
         (_option_of_another_mode, "first", "variants.cnn", "option 'probe' has no meaning in mode 'scratch'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""MLflow: one run per trial however often and by whomever it is recorded; a champion and its predecessor."""
+"""MLflow: one run per trial however often and by whomever it is recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from platform_assets.stores.mlflow_database import load_mlflow
-from platform_assets.stores.runs import EpochMetrics, RunConflict, Runs, TrialRun, UnknownVersion
+from platform_assets.stores.runs import EpochMetrics, RunConflict, Runs, TrialRun
 
 PREPARE = "import sys; from platform_assets.stores.runs import Runs; Runs(sys.argv[1], None).prepare()"
 
@@ -269,46 +269,6 @@ def test_run_url__leads_to_the_run(runs: Runs) -> None:
     run_id = runs.record_trial(trial())
     experiment_id = client(runs).get_run(run_id).info.experiment_id
     assert runs.run_url(run_id) == f"http://127.0.0.1:5000/#/experiments/{experiment_id}/runs/{run_id}"
-
-
-def test_register__same_folder_keeps_its_version(runs: Runs) -> None:
-    run_id = runs.record_trial(trial())
-    first = runs.register("elpv.binary", "s3://outputs/a", run_id, {"config_hash": "c"})
-    assert runs.register("elpv.binary", "s3://outputs/a", run_id, {"reason": "best val"}) == first
-    assert runs.register("elpv.binary", "s3://outputs/b", run_id, {}) == first + 1
-    runs.set_champion("elpv.binary", first)
-    champion = runs.champion("elpv.binary")
-    assert champion is not None
-    assert champion.tags == {"config_hash": "c", "reason": "best val"}
-    assert (champion.folder_url, champion.run_id, champion.version) == ("s3://outputs/a", run_id, first)
-
-
-def test_set_champion__the_one_before_stays_as_previous(runs: Runs) -> None:
-    first, second = (runs.register("m", f"/outputs/{name}", "r" * 32, {}) for name in "ab")
-    assert runs.champion("m") is None
-    runs.set_champion("m", first)
-    assert runs.previous_champion("m") is None
-    for _ in range(2):  # a retry must not make the champion its own predecessor
-        runs.set_champion("m", second)
-    champion, previous = runs.champion("m"), runs.previous_champion("m")
-    assert champion is not None
-    assert previous is not None
-    assert (champion.version, previous.version) == (second, first)
-
-
-def test_set_champion__unknown_version_is_refused_and_changes_nothing(runs: Runs) -> None:
-    runs.set_champion("m", runs.register("m", "/outputs/a", "r" * 32, {}))
-    with pytest.raises(UnknownVersion, match=r"version 7 is not registered, only \[1\]"):
-        runs.set_champion("m", 7)
-    champion = runs.champion("m")
-    assert champion is not None
-    assert champion.version == 1
-
-
-def test_champion__none_for_an_unknown_model(runs: Runs) -> None:
-    assert runs.champion("nothing") is None
-    with pytest.raises(UnknownVersion, match="register it first"):
-        runs.set_champion("nothing", 1)
 
 
 def test_record_trial__running_run_is_ended_by_the_same_trial(runs: Runs) -> None:

@@ -1,0 +1,137 @@
+"""The evaluation of one trial, verified from its own files before the gate believes a figure of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.components.check_results import red_checks
+from platform_assets.components.quality_steps import near_duplicate_check
+from platform_assets.components.records_steps import record_checks
+from platform_assets.components.trial_checks import checks as trial_checks
+from platform_assets.components.trial_steps import CALIBRATION
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.desk import CheckpointRow, Desk
+    from platform_assets.stores.outputs import OutputFolder
+    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.gates import Finding
+
+PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The trial that is judged, its row of the metrics table, and why it is this one."""
+
+    trial: str
+    metrics: dict[str, Any]
+    checkpoint: CheckpointRow
+    choice: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is computed anew from the predictions in the trial's folder. `ece` is that of test after temperature scaling."""
+
+    predictions: pl.DataFrame
+    test: Metrics
+    ece: float
+
+
+def verify(desk: Desk, candidate: Candidate) -> tuple[Evidence | None, list[Finding]]:
+    """Rule by rule, each on what the one before it vouches for; no evidence where one is broken."""
+    from platform_assets.vision.gates import none_of
+
+    evidence, findings = None, []
+    for rule, faults, found in _steps(desk, candidate):
+        findings.append(none_of(rule, faults))
+        evidence = found
+        if faults:
+            return None, findings
+    return evidence, findings
+
+
+def unstated_licence(desk: Desk) -> list[str]:
+    """What must be stated of the licence of the data before a model of it may serve."""
+    from platform_assets.vision.cards.licences import missing
+
+    dataset = desk.inputs.dataset
+    return [f"the licence of dataset {dataset.name} is not known: licence.{said}" for said in missing(dataset.licence)]
+
+
+def checks_not_green(desk: Desk) -> list[str]:
+    """Blocking checks of the records and of the trials whose last evaluation does not stand for what lies there now."""
+    dataset = desk.inputs.dataset
+    specs = [*record_checks(dataset.name), near_duplicate_check(dataset), *trial_checks(desk.spec)]
+    return red_checks(desk.context.instance, specs)
+
+
+def _steps(desk: Desk, candidate: Candidate) -> Iterator[tuple[str, list[str], Evidence | None]]:
+    folder = desk.outputs.at(candidate.checkpoint.folder_url)
+    yield "files_match_manifest", [f"damaged file: {problem}" for problem in folder.verify()], None
+    yield "evaluation_is_current", _stale(desk, candidate, folder), None
+    predictions = _read(folder, PREDICTIONS_FILE)
+    yield "split_is_that_of_the_records", _split(desk, candidate, folder, predictions), None
+    faults, evidence = _recomputed(desk, candidate, folder, predictions)
+    yield "figures_follow_from_predictions", faults, evidence
+
+
+def _stale(desk: Desk, candidate: Candidate, folder: OutputFolder) -> list[str]:
+    """Whether checkpoint, predictions and metrics are of one another, of the YAML and of the records as they are now."""
+    row, trial = candidate.checkpoint, candidate.trial
+    faults = []
+    if (evaluated := candidate.metrics["checkpoint_id"]) != row.checkpoint_id:
+        faults.append(f"its metrics are of checkpoint {evaluated}, the trial's is {row.checkpoint_id} now")
+    if absent := [name for name in (PREDICTIONS_FILE, METRICS_FILE) if name not in folder.manifest().files]:
+        faults.append(f"checkpoint {row.checkpoint_id} has no {' and no '.join(absent)}")
+    fitted_on = json.loads(folder.path("fit.json").read_bytes())["records_version"]
+    if fitted_on != desk.inputs.records_version:
+        faults.append(f"it was fitted and evaluated on records {fitted_on}, now they are {desk.inputs.records_version}")
+    if desk.inputs.known_config_hash(trial) != row.config_hash:
+        faults.append("its YAML, or what it was made of, changed since it was trained")
+    again = f"materialize trial {trial} again (checkpoint, predictions, metrics)"
+    return [f"stale evaluation: {fault}; {again}" for fault in faults]
+
+
+def _read(folder: OutputFolder, name: str) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.read_parquet(folder.path(name))
+
+
+def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame) -> list[str]:
+    from platform_assets.vision.gate_evidence import split_faults
+
+    records = desk.inputs.records_of(desk.inputs.trial(candidate.trial))
+    fitted_on = _read(folder, "parts.parquet").filter(split="train")["image_id"]
+    return [f"differently split evaluation: {fault}" for fault in split_faults(predictions, records, fitted_on)]
+
+
+def _recomputed(
+    desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame
+) -> tuple[list[str], Evidence]:
+    """Every figure that is written down, against the predictions of the folder."""
+    from platform_assets.vision.calibration import calibrate, report
+    from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
+    from platform_assets.vision.gate_evidence import figure_faults
+
+    found = {part: compute_metrics(predictions, desk.inputs.label_map, part) for part in ("val", "test")}
+    said = json.loads(folder.path(METRICS_FILE).read_bytes())
+    faults = figure_faults(candidate.metrics, said, found)
+    fitted = calibrate(*logits_and_truth(predictions, "val"), desk.spec.uncertainty)
+    ece = report(fitted, *logits_and_truth(predictions, "test")).ece
+    if CALIBRATION in folder.manifest().files:
+        written = json.loads(folder.path(CALIBRATION).read_bytes())["on_test"]["ece"]
+        if abs(written - ece) > 1e-6:
+            faults.append(f"{CALIBRATION} says an ECE of {written}, the predictions give {ece}")
+    if not predictions.equals(desk.tables.read(desk.key("predictions"), candidate.trial)):
+        faults.append(f"the table of predictions is not {PREDICTIONS_FILE} of the trial's folder")
+    again = f"materialize predictions and metrics of trial {candidate.trial} again"
+    return [f"edited or outdated figures: {fault}; {again}" for fault in faults], Evidence(
+        predictions, found["test"], ece
+    )

@@ -1,0 +1,178 @@
+"""The judgement on one candidate: what the gate's rules measure of it, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from platform_assets.components.evidence_steps import Candidate, Evidence, checks_not_green, unstated_licence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from platform_assets.components.desk import Desk
+    from platform_assets.stores.gate_records import Approval, GateRecord
+    from platform_assets.stores.registry import RegisteredVersion
+    from platform_assets.vision.gates import ApprovalRule, Comparison, Decision, Finding
+    from platform_assets.vision.models import Classifier
+
+
+def judge(
+    desk: Desk,
+    candidate: Candidate,
+    verified: tuple[Evidence | None, list[Finding]],
+    incumbent: RegisteredVersion | None,
+    *,
+    approvals: Sequence[Approval],
+    rollback: GateRecord | None,
+) -> Decision:
+    """`verified` is what `verify` found; without evidence nothing is measured. `rollback` is the one that took the
+    candidate out of service, where nobody asked for it by name since."""
+    from platform_assets.vision.gates import decide, none_of
+
+    evidence, findings = verified
+    findings = [
+        *findings,
+        none_of("licence_is_stated", unstated_licence(desk)),
+        none_of("checks_are_green", checks_not_green(desk)),
+    ]
+    if evidence is None:
+        return decide(findings, summary="")
+    findings += _alone(desk, candidate, evidence)
+    same = incumbent is not None and incumbent.tags["checkpoint_id"] == candidate.checkpoint.checkpoint_id
+    findings += _not_again(candidate, rollback, same=same)
+    metric = desk.spec.metric
+    summary = f"{metric} {getattr(evidence.test, metric):.4f}, and there is no incumbent"
+    if incumbent is not None and not same:
+        comparison, against = _against(desk, evidence, incumbent)
+        findings += against
+        summary = comparison.text(metric) if comparison else ""
+    if desk.spec.gate.approval is not None and desk.spec.gate.approval.required and not same:
+        findings.append(_approval(desk, candidate, desk.spec.gate.approval, approvals))
+    return decide(findings, summary=summary)
+
+
+def _alone(desk: Desk, candidate: Candidate, evidence: Evidence) -> list[Finding]:
+    """The rules on the candidate's own figures, size and speed."""
+    from platform_assets.vision.checkpoints import WEIGHTS_FILE
+    from platform_assets.vision.gate_evidence import latency_ms, lowest_class
+    from platform_assets.vision.gates import at_least, at_most
+
+    gate, metric = desk.spec.gate, desk.spec.metric
+    value = getattr(evidence.test, metric)
+    said = f"{metric} {value:.4f} is below the minimum {gate.minimum:.4f}"
+    found = [at_least("minimum", value, gate.minimum, said)]
+    if gate.class_floor is not None:
+        found.append(lowest_class(evidence.test, gate.class_floor))
+    if (most := gate.max_ece) is not None:
+        said = f"ECE {evidence.ece:.4f} after temperature scaling is over {most:.4f}"
+        found.append(at_most("max_ece", evidence.ece, most, said))
+    if (mb := gate.max_weights_mb) is not None:
+        size = desk.folder(candidate.trial).manifest().files[WEIGHTS_FILE].bytes / 1e6
+        found.append(at_most("max_weights_mb", size, mb, f"the weights take {size:.1f} MB, over {mb:g}"))
+    if gate.max_parameters is not None or gate.max_latency_ms is not None:
+        classifier = _classifier(desk, candidate.checkpoint.folder_url)
+        if (limit := gate.max_parameters) is not None:
+            count = classifier.parameter_count
+            found.append(at_most("max_parameters", count, limit, f"{count:,} parameters, over {limit:,}"))
+        if (ms := gate.max_latency_ms) is not None:
+            took = latency_ms(classifier)
+            said = f"an image takes {took:.1f} ms by torch on this machine's CPU, over {ms:g}"
+            found.append(at_most("max_latency_ms", took, ms, said))
+    return found
+
+
+def _not_again(candidate: Candidate, rollback: GateRecord | None, *, same: bool) -> list[Finding]:
+    """Why the incumbent stays before the two are compared."""
+    from platform_assets.vision.gates import Finding
+
+    found = []
+    if same:
+        said = "the incumbent is this very checkpoint"
+        found.append(
+            Finding(rule="is_not_the_incumbent", passed=False, measured=1, threshold=0, said=said, otherwise="kept")
+        )
+    if rollback is not None:
+        who = rollback.asked.by or rollback.asked.os_user
+        said = (
+            f"this checkpoint was rolled back at {rollback.at:%Y-%m-%d %H:%M} UTC by {who}; to judge it all the same: "
+            f"kestrel promote {rollback.experiment} --trial {candidate.trial}"
+        )
+        found.append(
+            Finding(rule="was_not_rolled_back", passed=False, measured=1, threshold=0, said=said, otherwise="kept")
+        )
+    return found
+
+
+def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tuple[Comparison | None, list[Finding]]:
+    """Both on the challenger's test images that the incumbent was not fitted on, the incumbent predicting them anew."""
+    import polars as pl
+
+    from platform_assets.vision.gate_evidence import compare
+    from platform_assets.vision.gates import Finding, compared
+
+    folder = desk.outputs.at(incumbent.folder_url)
+    fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
+    fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
+    challenger = evidence.predictions.filter(fresh)
+    if challenger.is_empty():
+        said = "the incumbent was fitted on every image of test, so that nothing compares the two fairly"
+        rule = "max_regression"
+        return None, [Finding(rule=rule, passed=False, measured=None, threshold=0, said=said, otherwise="kept")]
+    theirs = _predictions_of(desk, _classifier(desk, incumbent.folder_url), challenger)
+    metric, groups = desk.spec.metric, _groups(desk.inputs.records)
+    comparison = compare(challenger, theirs, metric=metric, groups=groups)
+    return comparison, compared(comparison, desk.spec.gate, metric)
+
+
+def _classifier(desk: Desk, folder_url: str) -> Classifier:
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+
+    local = desk.outputs.at(folder_url).local_folder(*CLASSIFIER_FILES)
+    return load_classifier(local, expect_label_map=desk.inputs.label_map)
+
+
+def _predictions_of(desk: Desk, classifier: Classifier, rows: pl.DataFrame) -> pl.DataFrame:
+    """The predictions of another classifier on the images of these predictions."""
+    import polars as pl
+
+    from platform_assets.vision.evaluation import predict, predictions_frame
+
+    boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
+    records = rows.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
+    device = desk.compute.choose(desk.context.log).device
+    logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
+    return predictions_frame(records, logits, desk.inputs.label_map)
+
+
+def _groups(records: pl.DataFrame) -> pl.DataFrame:
+    """image_id and group, null where the records have none."""
+    import polars as pl
+
+    known = pl.col("group").cast(pl.String) if "group" in records.columns else pl.lit(None, pl.String)
+    return records.select("image_id", group=known)
+
+
+def _approval(desk: Desk, candidate: Candidate, rule: ApprovalRule, approvals: Sequence[Approval]) -> Finding:
+    from platform_assets.vision.gates import Finding
+
+    valid = [approval for approval in approvals if approval.name in rule.approvers]
+    return Finding(
+        rule="approval",
+        passed=bool(valid),
+        measured=len(valid),
+        threshold=1,
+        said=f"checkpoint {candidate.checkpoint.checkpoint_id} waits for the approval of {' or '.join(rule.approvers)}; "
+        f"to give it: {approve_command('/'.join(desk.spec.key), candidate, rule)}",
+        otherwise="held",
+    )
+
+
+def approve_command(experiment: str, candidate: Candidate, rule: ApprovalRule) -> str:
+    """What an approver types; it names the checkpoint, so that no later one is approved by it."""
+    import shlex
+
+    words = ["kestrel", "promote", experiment, "--trial", candidate.trial]
+    words += ["--checkpoint", candidate.checkpoint.checkpoint_id, "--approve", rule.approvers[0]]
+    return shlex.join(words)

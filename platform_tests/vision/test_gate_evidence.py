@@ -1,0 +1,178 @@
+"""What the gate measures anew, against independent computations and on evidence that was tampered with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from platform_assets.vision.comparison import ComparisonError
+from platform_assets.vision.evaluation import Metrics, compute_metrics, predictions_frame
+from platform_assets.vision.gate_evidence import compare, figure_faults, latency_ms, lowest_class, split_faults
+from platform_assets.vision.gates import ClassFloor
+from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.models import build_classifier
+from platform_assets.vision.preprocessing import Preprocessing
+
+ABC = LabelMap(names=("a", "b", "c"))
+
+
+def predicted(truth_n: Any, prediction_n: Any, *, part: str = "test") -> pl.DataFrame:
+    ids = [f"{part}{number:04}" for number in range(len(truth_n))]
+    rows = pl.DataFrame({"image_id": ids, "path": ids, "part": part, "label": [ABC.names[i] for i in truth_n]})
+    return predictions_frame(rows, np.eye(3, dtype=np.float32)[np.asarray(prediction_n)] * 4, ABC)
+
+
+def alone(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select("image_id", group=pl.lit(None, pl.String))
+
+
+def drawn(images: int, seed: int) -> tuple[Any, Any, Any]:
+    """Truths, and two models that are right on eight and seven in ten."""
+    random = np.random.default_rng(seed)
+    truth_n = np.arange(images) % 3
+    models = [np.where(random.random(images) < right, truth_n, (truth_n + 1) % 3) for right in (0.8, 0.7)]
+    return truth_n, *models
+
+
+def test_compare__figures_are_scikit_learns_and_scipys() -> None:
+    truth_n, one_n, other_n = drawn(300, 0)
+    one, other = predicted(truth_n, one_n), predicted(truth_n, other_n).sample(fraction=1, shuffle=True, seed=1)
+    found = compare(one, other, metric="macro_f1", groups=alone(one))
+    assert found.images == 300
+    assert found.challenger == pytest.approx(f1_score(truth_n, one_n, average="macro"))
+    assert found.incumbent == pytest.approx(f1_score(truth_n, other_n, average="macro"))
+    only_one, only_other = (one_n == truth_n) & (other_n != truth_n), (one_n != truth_n) & (other_n == truth_n)
+    assert (found.only_challenger, found.only_incumbent) == (only_one.sum(), only_other.sum())
+    assert found.p_value == pytest.approx(binomtest(found.only_challenger, only_one.sum() + only_other.sum()).pvalue)
+
+
+def test_compare__the_interval_is_that_of_the_paired_difference() -> None:
+    """Against the formula for a mean of paired differences, which top-1 is."""
+    truth_n, one_n, other_n = drawn(2000, 1)
+    found = compare(
+        *(predicted(truth_n, n) for n in (one_n, other_n)), metric="top1", groups=alone(predicted(truth_n, one_n))
+    )
+    difference_n = (one_n == truth_n).astype(float) - (other_n == truth_n)
+    margin = 1.96 * difference_n.std() / np.sqrt(len(truth_n))
+    assert found.low == pytest.approx(difference_n.mean() - margin, abs=margin / 8)
+    assert found.high == pytest.approx(difference_n.mean() + margin, abs=margin / 8)
+    assert found.challenger - found.incumbent == pytest.approx(
+        accuracy_score(truth_n, one_n) - accuracy_score(truth_n, other_n)
+    )
+
+
+def test_compare__whole_groups_are_drawn() -> None:
+    """Ten copies of each image say no more than one: the interval stays as wide as without the copies."""
+    truth_n, one_n, other_n = drawn(90, 2)
+    copies = [np.repeat(each, 10) for each in (truth_n, one_n, other_n)]
+    frames = [predicted(copies[0], n) for n in copies[1:]]
+    grouped = frames[0].select("image_id", group=pl.int_range(pl.len()) // 10).cast({"group": pl.String})
+
+    def width(frames: list[pl.DataFrame], groups: pl.DataFrame) -> float:
+        found = compare(*frames, metric="top1", groups=groups)
+        return found.high - found.low
+
+    plain = [predicted(truth_n, n) for n in (one_n, other_n)]
+    assert width(frames, grouped) == pytest.approx(width(plain, alone(plain[0])), rel=0.15)
+    assert width(frames, alone(frames[0])) < 0.5 * width(frames, grouped)
+
+
+def test_compare__the_same_predictions_differ_by_nothing_and_other_images_are_refused() -> None:
+    one = predicted([0, 1, 2, 0], [0, 1, 1, 0])
+    found = compare(one, one, metric="macro_f1", groups=alone(one))
+    assert (found.low, found.high, found.p_value) == (0, 0, 1)
+    with pytest.raises(ComparisonError, match="a paired test needs the same images"):
+        compare(one, one.head(3), metric="macro_f1", groups=alone(one))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=40))
+def test_lowest_class__is_the_least_of_those_that_have_enough_images(pairs: list[tuple[int, int]]) -> None:
+    truth_n, prediction_n = (np.array(each) for each in zip(*pairs, strict=True))
+    metrics = compute_metrics(predicted(truth_n, prediction_n), ABC, "test")
+    enough = [n for n in range(3) if (truth_n == n).sum() >= 4]
+    found = lowest_class(metrics, ClassFloor(minimum=0.5, min_images=4))
+    if not enough:
+        assert (found.passed, found.measured) == (False, None)
+        assert "no class has 4 images of test" in found.said
+        return
+    recalls = recall_score(truth_n, prediction_n, labels=enough, average=None)
+    assert found.measured == pytest.approx(recalls.min())
+    assert found.passed == (recalls.min() >= 0.5)
+
+
+def test_lowest_class__names_it() -> None:
+    metrics = compute_metrics(predicted([0] * 5 + [1] * 5, [0] * 5 + [1, 1, 0, 0, 0]), ABC, "test")
+    found = lowest_class(metrics, ClassFloor(score="f1", minimum=0.6, min_images=5))
+    assert found.said == "f1 of class 'b' is 0.5714, below its floor 0.6000"
+
+
+@pytest.fixture
+def evaluated() -> tuple[pl.DataFrame, pl.DataFrame, pl.Series]:
+    """Predictions of val and test, records that agree, and the ids of train."""
+    frame = pl.concat([predicted([0, 1, 2], [0, 1, 2], part=part) for part in ("val", "test")])
+    train = pl.DataFrame({"image_id": ["t1"], "path": ["t1"], "split": ["train"], "label": ["a"]})
+    records = frame.select("image_id", "path", split="part", label="truth")
+    return frame, pl.concat([records, train.select(records.columns)]), train["image_id"]
+
+
+def test_split_faults__none_of_what_is_split_as_the_records_are(evaluated: Any) -> None:
+    assert split_faults(*evaluated) == []
+
+
+def test_split_faults__every_way_to_split_otherwise_is_named(evaluated: Any) -> None:
+    frame, records, train = evaluated
+    first = pl.col("image_id") == "val0000"
+    moved = frame.with_columns(part=pl.when(first).then(pl.lit("test")).otherwise("part"))
+    assert (
+        "1 images are not split as the records are: val0000 is evaluated as test"
+        in split_faults(moved, records, train)[0]
+    )
+    relabelled = frame.with_columns(truth=pl.when(first).then(pl.lit("b")).otherwise("truth"))
+    assert "val0000 is evaluated as val with label 'b'" in split_faults(relabelled, records, train)[0]
+    assert split_faults(frame.filter(~first), records, train) == [
+        "1 images are not split as the records are: val0000 is in val with label 'a', and not evaluated so"
+    ]
+    assert "7 rows are of 6 images" in split_faults(pl.concat([frame, frame.head(1)]), records, train)[0]
+    seen = pl.Series(["test0001"])
+    assert split_faults(frame, records, seen) == ["1 images of test are among those that it was fitted on"]
+
+
+def said_of(metrics: Metrics) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A row of the metrics table, and metrics.json."""
+    row = {f"test_{name}": getattr(metrics, name) for name in ("top1", "macro_f1", "loss", "ece", "images")}
+    row |= {"test_top1_low": metrics.top1_interval[0], "test_top1_high": metrics.top1_interval[1], "trial": "a"}
+    return row, {"test": metrics.model_dump(mode="json")}
+
+
+def test_figure_faults__an_edit_in_any_place_is_found() -> None:
+    metrics = compute_metrics(predicted([0, 1, 2, 0], [0, 1, 1, 0]), ABC, "test")
+    row, said = said_of(metrics)
+    assert figure_faults(row, said, {"test": metrics}) == []
+    assert figure_faults({**row, "test_top1": 0.75 + 1e-9}, said, {"test": metrics}) == []
+    assert figure_faults({**row, "test_top1": 0.99}, said, {"test": metrics}) == [
+        "the metrics table says test_top1 0.99, the predictions give 0.75"
+    ]
+    assert len(figure_faults({**row, "test_top1_low": 0.7}, said, {"test": metrics})) == 1
+    per_class = [{**entry, "recall": 1.0} for entry in said["test"]["per_class"]]
+    edited = {"test": {**said["test"], "per_class": per_class, "loss": None}}
+    assert figure_faults(row, edited, {"test": metrics}) == [
+        f"metrics.json says test.loss None, the predictions give {metrics.loss}",
+        "metrics.json says test.per_class other than the predictions give",
+    ]
+    assert len(figure_faults(row, {}, {"test": metrics})) == len(said["test"])
+
+
+def test_latency_ms__is_that_of_one_image() -> None:
+    preprocessing = Preprocessing(
+        image_size_px=16, resize="squash", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    classifier = build_classifier("baseline_cnn", 3, preprocessing, pretrained=False, seed=0)
+    assert 0.01 < latency_ms(classifier, runs=3) < 1000
