@@ -25,7 +25,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test slow check dev smoke bench lock clean moved
+.PHONY: help setup demo test slow check dev smoke bench results lock clean moved
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ smoke: setup  ## the smoke job: tiny subset, two batches of training, inference,
 
 bench: setup  ## real-data benchmarks, minutes each
 	@$(BIN)/pytest -m bench -s --timeout 3600 $(ARGS)
+
+results: setup  ## docs/results.md anew, of elpv and grocery; ARGS=--finetune trains 40 minutes more
+	@$(BIN)/python -m platform_tests.benchmarks.results $(ARGS)
 
 lock: setup  ## solve requirements.lock again from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \

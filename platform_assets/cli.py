@@ -19,7 +19,11 @@ from platform_assets.columns import print_columns
 from platform_assets.data_cli import data
 from platform_assets.lr_cli import lr_find
 from platform_assets.registry_cli import history, promote, rollback
+from platform_assets.replay_cli import replay
+from platform_assets.results_cli import results
 from platform_assets.settings import quiet_environment
+from platform_assets.sql_cli import sql
+from platform_assets.stamp_cli import stamp
 
 if TYPE_CHECKING:
     from platform_assets.components.experiment_spec import ExperimentSpec
@@ -39,6 +43,10 @@ main.add_command(backbones)
 main.add_command(promote)
 main.add_command(rollback)
 main.add_command(history)
+main.add_command(results)
+main.add_command(replay)
+main.add_command(stamp)
+main.add_command(sql)
 
 
 @main.command()
@@ -101,15 +109,6 @@ def doctor() -> None:
     )
     if any(finding.state == "problem" for finding in found):
         raise SystemExit(1)
-
-
-@main.command()
-@click.argument("experiment")
-def results(experiment: str) -> None:
-    """Print the leaderboard of EXPERIMENT (elpv/probes), and where its model card and exports lie."""
-    from platform_assets.results import print_results
-
-    print_results(experiment_named(experiment))
 
 
 def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:

@@ -21,7 +21,9 @@ from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 if TYPE_CHECKING:
     import polars as pl
 
+    from platform_assets.stores.outputs import Outputs
     from platform_assets.vision.fitting import Fitted
+    from platform_assets.vision.label_map import LabelMap
     from platform_assets.vision.models import Classifier
     from platform_assets.vision.recipes import ResolvedTrial
     from platform_assets.vision.training_pace import PaceReport
@@ -148,7 +150,7 @@ def fitted_trial(
             device=desk.compute.choose(log).device,
             work_dir=work,
             weights=weights,
-            teacher=_teacher(desk, trial),
+            teacher=teacher_of(trial, desk.outputs, Path(desk.files.root), desk.inputs.label_map),
             listeners=Listeners(on_epoch=on_epoch, on_progress=_pace(desk, trial), say=log.info),
         )
     fitted.summary["operators_on_cpu"] = len(fallen_back)
@@ -165,15 +167,16 @@ def _combined(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Fitted
     return fit_combination_trial(trial, records, desk.pixels, desk.inputs.label_map, members, device=device)
 
 
-def _teacher(desk: Desk, trial: ResolvedTrial) -> Classifier | None:
+def teacher_of(trial: ResolvedTrial, outputs: Outputs, project: Path, label_map: LabelMap) -> Classifier | None:
+    """The classifier that a trial distills from, whose place starts at the project."""
     from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
 
     said = trial.train.distill_from if trial.train else None
     if said is None:
         return None
-    url = said if "://" in said else str(Path(desk.files.root, said))
-    folder = desk.outputs.at(url).local_folder(*CLASSIFIER_FILES)
-    return load_classifier(folder, expect_label_map=desk.inputs.label_map)
+    url = said if "://" in said else str(project / said)
+    folder = outputs.at(url).local_folder(*CLASSIFIER_FILES)
+    return load_classifier(folder, expect_label_map=label_map)
 
 
 def _pace(desk: Desk, trial: ResolvedTrial) -> Callable[[PaceReport], None]:

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from platform_assets.components import (
+    baseline_steps,
     champion_steps,
     checkpoint_steps,
     delivery_steps,
@@ -28,6 +29,7 @@ from platform_assets.resources import (
     ComputeResource,
     FilesResource,
     OutputsResource,
+    RunsResource,
     TablesResource,
 )
 from platform_assets.vision.modes import FROZEN_MODES
@@ -61,7 +63,14 @@ class Experiment(dg.Component):
         if spec.has_probes and spec.subset == "all":
             probes.append(_label_issues(spec, dataset))
         probes += [_tuning(spec, dataset, name) for name in spec.tune]
-        after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
+        baselines = [_baseline_table(spec)] if baseline_steps.has_baselines(spec) else []
+        after = [
+            *baselines,
+            _leaderboard(spec),
+            _champion(spec, dataset),
+            _exports(spec, dataset),
+            _model_card(spec, dataset),
+        ]
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
             asset_checks=[leaderboard_steps.manifest_check(spec), delivery_steps.parity_check(spec, dataset)],
@@ -209,6 +218,19 @@ def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
         return leaderboard_steps.leaderboard(spec, tables.open())
 
     return leaderboard
+
+
+def _baseline_table(spec: ExperimentSpec) -> dg.AssetsDefinition:
+    kinds, code = {"polars", "csv", "json"}, ["vision.evaluation"]
+    asset = _spec(spec, "baseline_table", baseline_steps.BASELINE_TABLE, ["metrics"], kinds=kinds, code=code)
+
+    @dg.multi_asset(name=_op_name(spec, "baseline_table"), specs=[asset], backfill_policy=SINGLE_RUN)
+    def baseline_table(
+        tables: TablesResource, outputs: OutputsResource, runs: RunsResource
+    ) -> dg.MaterializeResult[Any]:
+        return baseline_steps.baseline_table(spec, tables.open(), outputs.open(), runs.open())
+
+    return baseline_table
 
 
 def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:

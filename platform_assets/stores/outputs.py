@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -208,6 +209,12 @@ class Outputs:
         if not place.startswith(f"{self.root}/") or len(ids) != 3:
             raise BadOutputName(f"{url}: not a run folder under {self.root}; set the outputs URL it was written to")
         return self.folder(*ids)
+
+    def find(self, *, run_id: str = "*", checkpoint_id: str = "*") -> list[OutputFolder]:
+        """The finished folders of a run or of a checkpoint, by their place."""
+        run, checkpoint = (part if part == "*" else segment(part) for part in (run_id, checkpoint_id))
+        found = sorted(self.fs.glob(f"{glob.escape(self.root)}/{run}/*/{checkpoint}/{MANIFEST_NAME}"))
+        return [self.folder(*path.split("/")[-4:-1]) for path in found]
 
     def publish(self, work: Path, *, run_id: str, config_hash: str, checkpoint_id: str) -> OutputFolder:
         """Turns a working folder into a finished one: manifest, then one rename (remote: files, then the manifest).

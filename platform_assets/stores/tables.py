@@ -1,8 +1,7 @@
-"""The tables of the assets: one Parquet file per asset partition, read back as frames or with SQL."""
+"""The tables of the assets: one Parquet file per asset partition, read back as frames. SQL over all of them is analytics.py's."""
 
 from __future__ import annotations
 
-import glob
 import re
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 WHOLE = "all"
-_VERSIONS = "versions"
+VERSIONS = "versions"
 _VERSION_KEY = "kestrel.version"
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
@@ -32,10 +31,6 @@ class DamagedTable(ValueError):
 
 class TableConflict(ValueError):
     """A version that is already there with other rows."""
-
-
-class NotASelect(ValueError):
-    """A statement that does more than read."""
 
 
 class Tables:
@@ -97,32 +92,6 @@ class Tables:
             raise MissingTable(_missing(key, None, path))
         return pl.read_parquet_metadata(path).get(_VERSION_KEY)
 
-    def sql(self, query: str) -> pl.DataFrame:
-        """Runs one DuckDB SELECT over one view per table, such as `elpv__records`; all partitions stand together.
-
-        The database is in memory, reads files under the root alone and fetches no extension. Raises duckdb.Error.
-        """
-        import duckdb
-
-        with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
-            if [statement.type for statement in database.extract_statements(query)] != [duckdb.StatementType.SELECT]:
-                raise NotASelect(f"{query!r}: not one SELECT statement; tables are written by their assets alone")
-            # DuckDB compares the pattern first, then each file that it found: both spellings of the root are needed.
-            allowed = ", ".join(f"'{_quoted(root)}'" for root in (str(self.root), glob.escape(str(self.root))))
-            database.execute(f"SET allowed_directories = [{allowed}]")
-            database.execute("SET enable_external_access = false; SET lock_configuration = true")
-            for view, pattern in self._views().items():
-                source = f"read_parquet('{_quoted(pattern)}', union_by_name = true)"
-                database.execute(f'CREATE VIEW "{view}" AS SELECT * FROM {source}')
-            frame: pl.DataFrame = database.sql(query).pl()
-        return frame
-
-    def _views(self) -> dict[str, str]:
-        files = [path.relative_to(self.root) for path in self.root.rglob("[!.]*.parquet")]
-        folders = {path.parent for path in files if path.parent.name != _VERSIONS}
-        patterns = {f: f"{glob.escape(str(self.root / f))}/*.parquet" for f in sorted(folders)}
-        return {"__".join(folder.parts): pattern for folder, pattern in patterns.items()}
-
     def _load(self, path: Path, key: Sequence[str], partition: str | None) -> pl.DataFrame:
         import polars as pl
 
@@ -137,15 +106,15 @@ class Tables:
             raise DamagedTable(f"{_name(key)}: {path} is not a whole Parquet file ({error}); {cure}") from error
 
     def _folder(self, key: Sequence[str]) -> Path:
-        if not key or isinstance(key, str) or _VERSIONS in key:
-            raise BadTableName(f"{key!r}: an asset key is a sequence of names, none of them {_VERSIONS!r}")
+        if not key or isinstance(key, str) or VERSIONS in key:
+            raise BadTableName(f"{key!r}: an asset key is a sequence of names, none of them {VERSIONS!r}")
         return self.root.joinpath(*(_segment(part) for part in key))
 
     def _path(self, key: Sequence[str], partition: str) -> Path:
         return self._folder(key) / f"{_segment(partition)}.parquet"
 
     def _version_path(self, key: Sequence[str], version: str) -> Path:
-        return self._folder(key) / _VERSIONS / f"{_segment(version)}.parquet"
+        return self._folder(key) / VERSIONS / f"{_segment(version)}.parquet"
 
 
 def _write(path: Path, frame: pl.DataFrame, version: str | None = None) -> Path:
@@ -165,10 +134,6 @@ def _segment(text: str) -> str:
     if not _SEGMENT.fullmatch(text):
         raise BadTableName(f"{text!r}: a table name here is letters, digits and . _ = + -, a letter or digit first")
     return text
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _name(key: Sequence[str]) -> str:

@@ -1,18 +1,17 @@
-"""Tables: what was written is read, a kept version never changes, SQL sees every table and nothing else."""
+"""Tables: what was written is read, and a kept version never changes."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from platform_assets.stores.tables import BadTableName, DamagedTable, MissingTable, NotASelect, TableConflict, Tables
+from platform_assets.stores.tables import BadTableName, DamagedTable, MissingTable, TableConflict, Tables
 
 RECORDS = ("elpv", "records")
 METRICS = ("elpv", "binary", "metrics")
@@ -160,56 +159,3 @@ def test_write__reserved_names_are_refused(tables: Tables) -> None:
         tables.write(("elpv", "versions"), records("good"))
     with pytest.raises(BadTableName, match="sequence"):
         tables.write("elpv", records("good"))
-
-
-def test_sql__joins_tables_over_all_partitions_and_skips_old_versions(tables: Tables) -> None:
-    tables.write_version(RECORDS, "v1", records("old", "old"))
-    tables.write_version(RECORDS, "v2", records("good", "bad"))
-    tables.write(METRICS, pl.DataFrame({"label": ["good"], "recall": [0.5]}), "probe__s0")
-    tables.write(METRICS, pl.DataFrame({"label": ["bad"], "recall": [1.0], "note": ["x"]}), "probe__s1")
-    frame = tables.sql(
-        "SELECT label, recall, note, pixel_mean[1] AS red "
-        "FROM elpv__records JOIN elpv__binary__metrics USING (label) ORDER BY label"
-    )
-    assert frame["label"].to_list() == ["bad", "good"]
-    assert frame["note"].to_list() == ["x", None]
-    assert frame["red"].to_list() == pytest.approx([0.1, 0.1])
-
-
-def test_sql__has_one_view_per_table(tables: Tables) -> None:
-    tables.write_version(RECORDS, "v1", records("good"))
-    tables.write(METRICS, records("good"), "probe__s0")
-    views = tables.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY ALL")
-    assert views["view_name"].to_list() == ["elpv__binary__metrics", "elpv__records"]
-
-
-def test_sql__no_tables_yet(tables: Tables) -> None:
-    assert tables.sql("SELECT 1 AS one")["one"].to_list() == [1]
-
-
-def test_sql__describe_and_with_are_queries_too(tables: Tables) -> None:
-    tables.write(RECORDS, records("good"))
-    assert tables.sql("DESCRIBE elpv__records")["column_name"].to_list() == records("good").columns
-    assert tables.sql("WITH r AS (FROM elpv__records) SELECT count(*) AS n FROM r")["n"].to_list() == [1]
-
-
-@pytest.mark.parametrize("source", ["read_csv('{outside}')", "'{outside}'", "glob('{outside}*')"])
-def test_sql__files_outside_of_the_root_are_out_of_reach(tables: Tables, tmp_path: Path, source: str) -> None:
-    outside = tmp_path / "outside.csv"
-    outside.write_text("a\n1\n")
-    with pytest.raises(duckdb.PermissionException):
-        tables.sql(f"SELECT * FROM {source.format(outside=outside)}")
-
-
-@pytest.mark.parametrize(
-    "query", ["COPY elpv__records TO 'elpv/x.parquet'", "SET threads = 1", "SELECT 1; SELECT 2", ""]
-)
-def test_sql__only_one_select_is_run(tables: Tables, query: str) -> None:
-    tables.write(RECORDS, records("good"))
-    with pytest.raises(NotASelect, match="not one SELECT"):
-        tables.sql(query)
-
-
-def test_sql__unknown_table_is_named(tables: Tables) -> None:
-    with pytest.raises(duckdb.CatalogException, match="elpv__records"):
-        tables.sql("SELECT * FROM elpv__records")
