@@ -139,12 +139,16 @@ def _figures(counts: Counts, means: dict[str, Any], ranked: Rankings | None) -> 
 
 
 def _intervals(evaluated: Evaluated, figures: dict[str, Floats], seed: int) -> dict[str, Interval | None]:
+    from threadpoolctl import threadpool_limits
+
     drawn: dict[str, list[Floats]] = defaultdict(list)
     values_nm = np.stack([*evaluated.of_images.values(), np.ones(len(evaluated.truth_n))], axis=1)
     sums_um = sums_by_unit(np.hstack([values_nm, evaluated.calibration_gaps]), evaluated.unit_n, evaluated.units)
-    for weights_ud in weight_blocks(evaluated.units, seed=seed):
-        for name, values_d in _resampled(evaluated, sums_um, weights_ud).items():
-            drawn[name].append(values_d)
+    # One thread: the products are small, and BLAS's own threads waited on each other for 20 s where others had the cores.
+    with threadpool_limits(1, user_api="blas"):
+        for weights_ud in weight_blocks(evaluated.units, seed=seed):
+            for name, values_d in _resampled(evaluated, sums_um, weights_ud).items():
+                drawn[name].append(values_d)
     found = {name: interval_where_defined(np.concatenate(blocks)) for name, blocks in drawn.items()}
     if found["ece"] is not None:
         (low, high), ece = found["ece"], float(figures["ece"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 
@@ -26,10 +27,14 @@ from platform_tests.components.projects import (
 )
 
 TRIALS = ("cnn__s0", "wide__s0")
+RECORDS = " or ".join(
+    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
+)
+SHORT = {**CNN, "train": {"epochs": 1, "warmup_epochs": 0, "max_steps": 2, "augmentation": "none"}}
 ASKED: dict[str, Any] = {
     "costs": {"red": {"blue": 10, "green": 0}},
     "slices": ["camera", "brightness"],
-    "variants": {"cnn": CNN, "wide": {**CNN, "image_size_px": 48}},
+    "variants": {"cnn": SHORT, "wide": {**SHORT, "image_size_px": 48}},
     "seeds": [0],
     "retrain": None,
 }
@@ -52,13 +57,13 @@ def _table(images: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("measured")
-    images = write_images(folder / "images", per_class=24, side=24)
+    images = write_images(folder / "images", per_class=16, side=24)
     (folder / "project/data/mlflow").mkdir(parents=True)
     shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
     with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
         made.write("photos", _table(images))
         made.write("first", experiment_yaml(**ASKED))
-        made.materialize('key:"photos/source" or key:"photos/records" or key:"photos/label_map"')
+        made.materialize(RECORDS)
         yield made
 
 
@@ -66,7 +71,7 @@ def _tables(made: Project) -> Tables:
     return Tables(made.data / "tables")
 
 
-def _trained(made: Project, *assets: str, raises: bool = True) -> Any:
+def _trained(made: Project, *assets: str, raises: bool = True) -> dg.ExecuteInProcessResult:
     selection = " or ".join(f'key:"photos/first/{asset}"' for asset in assets)
     return made.materialize(selection, partitions=TRIALS, raises=raises)
 
@@ -87,12 +92,12 @@ def test_options__that_do_not_fit_the_data_are_refused_before_training(
 
 
 @pytest.fixture(scope="module")
-def result(measured: Project) -> Any:
+def result(measured: Project) -> dg.ExecuteInProcessResult:
     measured.write("first", experiment_yaml(**ASKED))
     return _trained(measured, "checkpoint", "predictions", "metrics")
 
 
-def test_metrics__of_groups_costs_and_coarse_labels(measured: Project, result: Any) -> None:
+def test_metrics__of_groups_costs_and_coarse_labels(measured: Project, result: dg.ExecuteInProcessResult) -> None:
     row = _tables(measured).read(["photos", "first", "checkpoint"], "cnn__s0").row(0, named=True)
     test = Metrics.model_validate(json.loads(Path(row["folder_url"], "metrics.json").read_text())["test"])
     predictions = _tables(measured).read(["photos", "first", "predictions"], "cnn__s0").filter(part="test")
@@ -109,7 +114,9 @@ def test_metrics__of_groups_costs_and_coarse_labels(measured: Project, result: A
     assert figures["macro_auroc"] == pytest.approx(test.macro_auroc, rel=1e-4)
 
 
-def test_metrics__slices_are_a_table_and_a_file_of_the_trial(measured: Project, result: Any) -> None:
+def test_metrics__slices_are_a_table_and_a_file_of_the_trial(
+    measured: Project, result: dg.ExecuteInProcessResult
+) -> None:
     pieces = _tables(measured).read(["photos", "first", "slices"], "cnn__s0")
     assert set(pieces["column"]) == {"camera", "brightness"}
     assert set(pieces.filter(column="camera")["value"]) == {"new", "old"}
@@ -118,13 +125,15 @@ def test_metrics__slices_are_a_table_and_a_file_of_the_trial(measured: Project, 
     assert "worst_slices" in metadata(result, "photos/first/metrics", "cnn__s0")
 
 
-def test_leaderboard__ranks_resolutions_and_refuses_another_split(measured: Project, result: Any) -> None:
+def test_leaderboard__ranks_resolutions_and_refuses_another_split(
+    measured: Project, result: dg.ExecuteInProcessResult
+) -> None:
     tables, key = _tables(measured), ["photos", "first", "metrics"]
     rows = [tables.read(key, trial) for trial in TRIALS]
     assert rows[0]["comparability"].item() == rows[1]["comparability"].item()
     assert rows[0]["image_size_px"].item() != rows[1]["image_size_px"].item()
     measured.materialize('key:"photos/first/leaderboard"')
-    parts = rows[1].select(Comparability.model_fields).row(0, named=True) | {"split_sha256": "0" * 64}
+    parts = rows[1].select(*Comparability.model_fields).row(0, named=True) | {"split_sha256": "0" * 64}
     tables.write(
         key, rows[1].with_columns(**{k: pl.lit(v) for k, v in Comparability(**parts).columns.items()}), TRIALS[1]
     )
@@ -137,14 +146,15 @@ def test_leaderboard__ranks_resolutions_and_refuses_another_split(measured: Proj
     tables.write(key, rows[1], TRIALS[1])
 
 
-def test_metrics__version_follows_what_is_asked_of_it_and_checkpoints_do_not(measured: Project, result: Any) -> None:
-    def versions(**asked: Any) -> dict[str, str]:
-        measured.write("first", experiment_yaml(**ASKED | asked))
-        events = _trained(measured, "checkpoint", "predictions", "metrics").get_asset_materialization_events()
-        found = [event.materialization for event in events]
+def test_metrics__version_follows_what_is_asked_of_it_and_checkpoints_do_not(
+    measured: Project, result: dg.ExecuteInProcessResult
+) -> None:
+    def versions(of: dg.ExecuteInProcessResult) -> dict[str, str]:
+        found = [event.materialization for event in of.get_asset_materialization_events()]
         return {"/".join(m.asset_key.path): m.tags["dagster/data_version"] for m in found}
 
-    before, after = versions(), versions(costs=None)
+    measured.write("first", experiment_yaml(**ASKED | {"costs": None}))
+    before, after = versions(result), versions(_trained(measured, "checkpoint", "predictions", "metrics"))
     changed = {asset for asset, version in before.items() if after[asset] != version}
     assert changed == {"photos/first/metrics"}
     row = _tables(measured).read(["photos", "first", "metrics"], "cnn__s0").row(0, named=True)
