@@ -21,8 +21,8 @@ def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: 
 
     from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance
     from platform_assets.vision.checkpoints import read_label_map, read_trial
-    from platform_assets.vision.evaluation import Metrics
     from platform_assets.vision.exporting import ParityReport
+    from platform_assets.vision.metrics import Metrics
 
     local = folder.local_folder("config.json", "labelmap.json")
     metrics = json.loads(folder.path("metrics.json").read_bytes())

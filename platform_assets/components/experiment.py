@@ -13,6 +13,7 @@ from platform_assets.components import (
     delivery_steps,
     embedding_steps,
     leaderboard_steps,
+    metrics_steps,
     trial_checks,
     trial_steps,
     tuning_steps,
@@ -184,10 +185,11 @@ def _trial_specs(spec: ExperimentSpec) -> list[dg.AssetSpec]:
     searches = [f"tuning_{name}" for name in spec.tune]
     inputs = [*_inputs(spec), *(["embeddings"] if spec.has_probes else []), *searches]
     fitting, evaluation = list(checkpoint_steps.FITTING), list(trial_steps.EVALUATION)
+    measured = [*evaluation, *metrics_steps.METRICS_FOLLOW]
     rows = [
         ("checkpoint", checkpoint_steps.CHECKPOINT, inputs, {"pytorch", "safetensors"}, fitting),
         ("predictions", trial_steps.PREDICTIONS, ["checkpoint"], {"pytorch", "parquet"}, evaluation),
-        ("metrics", trial_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, evaluation),
+        ("metrics", metrics_steps.METRICS, ["predictions"], {"parquet", "mlflow"}, measured),
     ]
     return [_spec(spec, name, text, deps, kinds=k, code=code, skippable=True) for name, text, deps, k, code in rows]
 
@@ -210,7 +212,7 @@ def _trials(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefini
 
 
 def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    deps, kinds, code = ["metrics", "predictions"], {"polars", "parquet"}, ["vision.comparison"]
+    deps, kinds, code = ["metrics", "predictions"], {"polars", "parquet"}, ["vision.leaderboards"]
     asset = _spec(spec, "leaderboard", leaderboard_steps.LEADERBOARD, deps, kinds=kinds, code=code)
 
     @dg.multi_asset(name=_op_name(spec, "leaderboard"), specs=[asset], backfill_policy=SINGLE_RUN)

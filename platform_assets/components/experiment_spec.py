@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
 from platform_assets.vision.combination_options import require_combinations_fit
+from platform_assets.vision.evaluation_options import Costs, Slices
 from platform_assets.vision.gates import Gate
 from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
 from platform_assets.vision.preprocessing import Resize
@@ -59,6 +60,14 @@ class ExperimentSpec(BaseModel):
     )
     uncertainty: UncertaintyOptions = Field(
         default=UncertaintyOptions(), description="what is asked of the certainty of all models"
+    )
+    costs: Costs | None = Field(
+        default=None, description="truth to prediction to the cost of that mistake; 1 where none is named"
+    )
+    slices: Slices | None = Field(
+        default=None,
+        description="columns of the records by which accuracy is broken down; unless named, measures of the images and "
+        "texts with few values",
     )
     gate: Gate = Gate()
     licence: str | None = Field(None, description="licence under which the model may be used")

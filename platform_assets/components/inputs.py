@@ -166,6 +166,18 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
     return records.with_columns(label=pl.col(target)), LabelMap.from_labels(records[target])
 
 
+def _require_evaluation_fits(spec: ExperimentSpec, records: pl.DataFrame, label_map: LabelMap) -> None:
+    """Before anything is trained. Raises BadCosts and BadSlices with the key."""
+    if spec.costs is not None:
+        from platform_assets.vision.evaluation_rules import cost_matrix
+
+        cost_matrix(spec.costs, label_map)
+    if spec.slices is not None:
+        from platform_assets.vision.slices import slice_columns
+
+        slice_columns(records, spec.slices)
+
+
 def open_inputs(
     spec: ExperimentSpec,
     dataset: VisionDatasetSpec,
@@ -173,7 +185,7 @@ def open_inputs(
     files: FilesResource,
     say: Callable[[str], None] = lambda text: None,
 ) -> Inputs:
-    """Read the current version of the dataset, or of its tiny subset. Raises UnsoundRecords."""
+    """Read the current version of the dataset, or of its tiny subset. Raises UnsoundRecords, BadCosts, BadSlices."""
     require_sound(tables, dataset.name)
     tiny = spec.subset == "tiny"
     name = "tiny_subset" if tiny else "records"
@@ -182,6 +194,7 @@ def open_inputs(
     )
     if spec.crop_to_box is not None:
         require_boxes(records, "/".join(spec.key))
+    _require_evaluation_fits(spec, records, label_map)
     version = tables.current_version([dataset.name, "records"])
     of = "" if spec.target == "label" else f"-{spec.target}"
     return Inputs(

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from platform_assets.stores.tables import Tables
 
 LEADERBOARD = (
-    "All variants side by side, ranked on val and reported on test: mean, spread and interval over seeds, difference to the "
-    "baseline with a paired test (Holm-corrected), parameters and seconds."
+    "All variants side by side, ranked on val and reported on test: mean, spread, interval and each value of the seeds, "
+    "difference to the baseline with a paired test (Holm-corrected), parameters and seconds. Trials that cannot be compared "
+    "are refused."
 )
 
 
@@ -26,20 +27,23 @@ def metrics_rows(spec: ExperimentSpec, tables: Tables) -> pl.DataFrame:
     """The metrics of every trial of the YAML file. Raises MissingTable, naming the command, for one that was not run."""
     import polars as pl
 
-    return pl.concat([tables.read([*spec.key, "metrics"], trial) for trial in spec.trials], how="vertical_relaxed")
+    found = [tables.read([*spec.key, "metrics"], trial) for trial in spec.trials]
+    return pl.concat(
+        found, how="diagonal_relaxed"
+    )  # older code may have written some of them; the leaderboard says which
 
 
 def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[Any]:
-    from platform_assets.vision.comparison import AXES
-    from platform_assets.vision.comparison import leaderboard as compare
+    from platform_assets.vision.leaderboards import AXES
+    from platform_assets.vision.leaderboards import leaderboard as compare
     from platform_assets.vision.plots import leaderboard_bars
 
     rows = metrics_rows(spec, tables)
-    predictions = {trial: tables.read([*spec.key, "predictions"], trial) for trial in spec.trials}
+    predictions = {trial: _decisions(tables.read([*spec.key, "predictions"], trial)) for trial in spec.trials}
     board = with_published(compare(rows, predictions, baseline=spec.baseline, metric=spec.metric), spec)
     tables.write([*spec.key, "leaderboard"], board)
     return dg.MaterializeResult(
-        data_version=data_version(*rows["checkpoint_id"], *rows["test_ids_sha256"]),
+        data_version=data_version(*rows["checkpoint_id"], *rows["comparability"]),
         metadata={
             "dagster/row_count": board.height,
             "leaderboard": show.table(_short(board)),
@@ -49,11 +53,18 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
             ),
             "bars": show.picture(leaderboard_bars(board)),
             "trials": show.table(
-                rows.select("trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id")
+                rows.select(
+                    "trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id", "comparability"
+                )
             ),
             "all_columns": show.table(board),
         },
     )
+
+
+def _decisions(predictions: pl.DataFrame) -> pl.DataFrame:
+    """What is compared, without the logits: of hundreds of trials they would fill the memory."""
+    return predictions.drop("logits", "probabilities")
 
 
 def with_published(board: pl.DataFrame, spec: ExperimentSpec) -> pl.DataFrame:
@@ -84,6 +95,7 @@ def _short(board: pl.DataFrame) -> pl.DataFrame:
         "test_mean",
         interval=pl.format("{} to {}", pl.col("test_low").round(3), pl.col("test_high").round(3)),
         std=pl.col("test_std"),
+        each=pl.col("test_values").list.eval(pl.element().round(4).cast(pl.String)).list.join(", "),
         difference=pl.col("difference"),
         p=pl.col("p_holm"),
         top1=pl.col("test_top1_mean"),

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.conformal import coverage_band, prediction_sets, set_threshold
+from platform_assets.vision.probability_scores import calibration_error
 from platform_assets.vision.scores import cross_entropy, log_softmax
 from platform_assets.vision.uncertainty_options import SetMethod, UncertaintyOptions
 
 Floats = NDArray[np.floating[Any]]
-CALIBRATION_BINS = 15
 _LOG_TEMPERATURE = (math.log(0.05), math.log(20.0))
 
 
@@ -136,20 +136,6 @@ def answer_from(confidence_n: Floats, right_n: NDArray[np.bool_], precision: flo
     last_of_equals_n = np.append(confidence_n[1:] != confidence_n[:-1], True)
     enough = np.flatnonzero(last_of_equals_n & (shares_n >= precision))
     return float(confidence_n[enough[-1]]) if enough.size else None
-
-
-def calibration_error(confidence_n: Floats, right_n: NDArray[np.bool_], *, adaptive: bool = False) -> float:
-    """Gaps of confidence to accuracy, weighted by the images of their bins: ECE (Naeini et al. 2015), 15 bins of equal
-    width, or adaptive (Nixon et al. 2019, arXiv 1904.01685), 15 bins of equally many images."""
-    images = len(confidence_n)
-    if adaptive:
-        order_n = np.argsort(confidence_n, kind="stable")
-        bins = [part for part in np.array_split(order_n, min(CALIBRATION_BINS, images)) if len(part)]
-    else:
-        index_n = np.clip(np.floor(confidence_n * CALIBRATION_BINS), 0, CALIBRATION_BINS - 1)
-        bins = [np.flatnonzero(index_n == number) for number in np.unique(index_n)]
-    gaps = [len(part) * abs(confidence_n[part].mean() - right_n[part].mean()) for part in bins]
-    return float(sum(gaps) / images)
 
 
 def softmax(logits_nk: Floats) -> NDArray[np.float64]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from platform_assets.vision.checkpoints import WEIGHTS_FILE, checkpoint_id, load_classifier
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.ensembles import Combination, Ensemble, fit_weights
-from platform_assets.vision.evaluation import predict
 from platform_assets.vision.fitting import Fitted, part_labels
+from platform_assets.vision.inference import predict
 from platform_assets.vision.models import place
 from platform_assets.vision.scores import cross_entropy, score
 from platform_assets.vision.soups import (

@@ -193,7 +193,7 @@ def _parity(path: Path, reference: NDArray[np.float32], found: NDArray[np.float3
 
 
 def _torch_logits(classifier: Classifier, images_bchw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    from platform_assets.vision.evaluation import predict
+    from platform_assets.vision.inference import predict
 
     return predict(classifier, images_bchw, batch_size=len(images_bchw))
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.vision.evaluation import Metrics
     from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.metrics import Metrics
 
 MANY_ABOVE, FEW_BELOW = 100, 20
 

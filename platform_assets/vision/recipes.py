@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     Field,
@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from platform_assets.vision.backbones import Features, Sha256, Transformer, get_backbone
+from platform_assets.vision.evaluation_options import MetricName as MetricName
 from platform_assets.vision.modes import DEFAULT_RECIPES, RECIPE_OF_MODE, Combine, Mode
 from platform_assets.vision.part_options import PartOptions
 from platform_assets.vision.plugins import plugin_sha256
@@ -26,8 +27,6 @@ from platform_assets.vision.probe_options import (
 )
 from platform_assets.vision.train_options import Options, TrainRecipe
 from platform_assets.vision.variants import BackboneOrNone, ImageSizePx, Seed, Variant, VariantName
-
-MetricName = Literal["top1", "macro_f1", "balanced_accuracy"]
 
 
 class CropToBox(Options):

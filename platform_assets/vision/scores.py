@@ -1,17 +1,16 @@
-"""Classification scores as functions of counts and logits, with their bootstrap; no frames, no files."""
+"""Classification scores as functions of counts and logits; no frames, no files, no resampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.vision.recipes import MetricName
+from platform_assets.vision.evaluation_options import MetricName
 
 Floats = NDArray[np.floating[Any]]
-BOOTSTRAP_DRAWS = 1000
 
 
 class EvaluationError(ValueError):
@@ -48,6 +47,11 @@ def macro_f1(counts: Counts) -> Floats:
     return _mean_where(2 * counts.hits, counts.truths + counts.predictions)
 
 
+def micro_f1(counts: Counts) -> Floats:
+    """F1 of all classes pooled. Every image has one label and one prediction, so that it equals top-1."""
+    return np.asarray(2 * counts.hits.sum(axis=-1) / (counts.truths + counts.predictions).sum(axis=-1))
+
+
 def _mean_where(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
     present = denominator > 0
     return np.asarray((numerator / np.where(present, denominator, 1)).sum(axis=-1) / present.sum(axis=-1))
@@ -81,36 +85,11 @@ def cross_entropy(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
 
 def top_k(logits_nk: Floats, truth_n: NDArray[Any], k: int) -> float:
     """Share of images whose truth is among the k highest logits; a tie goes to the smaller index, as in top-1."""
+    return float(top_k_hits(logits_nk, truth_n, k).mean())
+
+
+def top_k_hits(logits_nk: Floats, truth_n: NDArray[Any], k: int) -> NDArray[np.bool_]:
     truth_logit_n1 = np.take_along_axis(logits_nk, truth_n[:, None], axis=1)
     before_nk = np.arange(logits_nk.shape[1]) < truth_n[:, None]
     ahead_n = ((logits_nk > truth_logit_n1) | ((logits_nk == truth_logit_n1) & before_nk)).sum(axis=1)
-    return float((ahead_n < k).mean())
-
-
-def bootstrap_weights(images: int, *, seed: int) -> Iterable[NDArray[np.int64]]:
-    """How often each image is drawn, for each of BOOTSTRAP_DRAWS resamples with replacement."""
-    generator = np.random.default_rng(seed)
-    for _ in range(BOOTSTRAP_DRAWS):
-        yield np.bincount(generator.integers(images, size=images), minlength=images)
-
-
-def resampled_counts(
-    truth_n: NDArray[Any], prediction_n: NDArray[Any], classes: int, weights: Iterable[NDArray[np.int64]]
-) -> Counts:
-    """`count` under each of the weightings of the images: arrays of [draws, classes]."""
-    hits_n = np.where(truth_n == prediction_n, truth_n, classes)
-    columns: list[list[NDArray[Any]]] = [[], [], []]
-    for weight_n in weights:
-        for column, of_n in zip(columns, (hits_n, truth_n, prediction_n), strict=True):
-            column.append(np.bincount(of_n, weights=weight_n, minlength=classes + 1)[:classes])
-    return Counts(*(np.stack(column) for column in columns))
-
-
-def percentile_interval(draws: Floats) -> tuple[float, float]:
-    """The middle 95 % of bootstrap draws; EvaluationError when one is not a number."""
-    if not np.isfinite(draws).all():
-        raise EvaluationError(
-            "a bootstrap resample holds none of a trial's images; the part is too small for an interval"
-        )
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    return np.asarray(ahead_n < k)

@@ -14,8 +14,8 @@ import torch
 from platform_assets.vision.allocator import give_back_freed_memory
 from platform_assets.vision.datasets import Batch, epoch_batches
 from platform_assets.vision.distributed import Ranks
-from platform_assets.vision.evaluation import predict
 from platform_assets.vision.execution import prepared
+from platform_assets.vision.inference import predict
 from platform_assets.vision.interruption import held_signals
 from platform_assets.vision.losses import make_loss
 from platform_assets.vision.models import Classifier, place

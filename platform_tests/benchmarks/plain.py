@@ -26,12 +26,15 @@ from platform_assets.vision.calibration import report as certainty
 from platform_assets.vision.cards.data_card import DataCardFacts, data_card
 from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
 from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
-from platform_assets.vision.comparison import choose_champion, leaderboard, trial_row
+from platform_assets.vision.comparability import Comparability, fixed_preprocessing, split_sha256
+from platform_assets.vision.comparison import choose_champion, trial_row
 from platform_assets.vision.dataset_diff import diff
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predict, predictions_frame
+from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
 from platform_assets.vision.fitting import features_of, fit_probe_trial
 from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
+from platform_assets.vision.inference import predict
+from platform_assets.vision.leaderboards import leaderboard
 from platform_assets.vision.long_tail import shots_of
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.network_fitting import fit_network_trial
@@ -45,6 +48,7 @@ from platform_assets.vision.quality.record_schema import schema_problems
 from platform_assets.vision.quality.shift import shift
 from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
 from platform_assets.vision.scanning import hash_files, scan
+from platform_assets.vision.slices import slice_columns, slices
 from platform_assets.vision.sources import source_files, source_root
 from platform_assets.vision.splits import assign_splits
 from platform_assets.vision.tiny import choose_tiny, copy_tiny
@@ -96,7 +100,7 @@ class Plain:
         return (self.root / path).read_bytes()
 
     def trial(self, key: str, name: str, seed: int) -> None:
-        protocol = Protocol(
+        self.protocol = Protocol(
             dataset="elpv",
             experiment="probes",
             metric=EXPERIMENT.metric,
@@ -104,7 +108,7 @@ class Plain:
             image_size_px=EXPERIMENT.image_size_px,
             resample=True,
         )
-        trial = resolve_trial(EXPERIMENT.variants[name], name=name, seed=seed, protocol=protocol)
+        trial = resolve_trial(EXPERIMENT.variants[name], name=name, seed=seed, protocol=self.protocol)
         started, split = time.time(), assign_splits(self.records, DATASET.split, seed=seed)
         self.folders[key] = self.fit(key, trial, split)
         classifier = load_classifier(Path(self.folders[key].url), expect_label_map=self.label_map)
@@ -112,7 +116,7 @@ class Plain:
         self.predictions[key] = frame
         self.tables.write(["predictions"], frame, key)
         mistakes_sheet(frame, self.load)
-        self.report(key, trial, frame, started)
+        self.report(key, trial, frame, (split, started))
 
     def vectors_of(self, trial: ResolvedTrial) -> pl.DataFrame:
         frozen = Frozen(trial.backbone, trial.features, trial.preprocessing.preprocessing_id)
@@ -153,12 +157,14 @@ class Plain:
         rows = evaluated.select("image_id", "path", part="split", label="label")
         return predictions_frame(rows, logits, self.label_map)
 
-    def report(self, key: str, trial: ResolvedTrial, frame: pl.DataFrame, started: float) -> None:
+    def report(self, key: str, trial: ResolvedTrial, frame: pl.DataFrame, made: tuple[pl.DataFrame, float]) -> None:
+        split, started = made
         val, test = (compute_metrics(frame, self.label_map, part) for part in ("val", "test"))
         plots.confusion_matrix(test.confusion, self.label_map.names)
         folder = self.folders[key]
         checkpoint, seconds = folder.manifest().checkpoint_id, time.time() - started
         shots = shots_of(test, self.records, self.label_map)
+        slices(frame, split, slice_columns(split, None))
         fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
         row = trial_row(
             trial,
@@ -166,6 +172,15 @@ class Plain:
             test=test,
             shots=shots,
             certainty=certainty(fitted, *logits_and_truth(frame, "test")),
+            comparability=Comparability(
+                dataset_version="plain",
+                label_map_checksum=self.label_map.checksum,
+                split_sha256=split_sha256(split),
+                val_ids_sha256=val.image_ids_sha256,
+                test_ids_sha256=test.image_ids_sha256,
+                protocol=fixed_preprocessing(self.protocol),
+                metric_code="plain",
+            ),
             checkpoint_id=checkpoint,
             parameters=1,
             train_seconds=seconds,

@@ -64,7 +64,7 @@ def test_predictions_frame__one_row_per_image_with_truth_and_verdict() -> None:
     frame = _frame("abc", "abb")
     assert frame.columns == [
         *("image_id", "path", "part", "truth", "prediction", "truth_index", "prediction_index"),
-        *("correct", "confidence", "logits", "probabilities"),
+        *("correct", "confidence", "logits", "probabilities", "group"),
     ]
     assert frame["prediction"].to_list() == ["a", "b", "b"]
     assert frame["correct"].to_list() == [True, True, False]

@@ -15,13 +15,11 @@ from platform_assets.vision.scores import (
     SCORES,
     EvaluationError,
     balanced_accuracy,
-    bootstrap_weights,
     count,
     cross_entropy,
     log_softmax,
     macro_f1,
-    percentile_interval,
-    resampled_counts,
+    micro_f1,
     score,
     top1,
     top_k,
@@ -46,6 +44,8 @@ def test_scores__are_those_of_scikit_learn(pairs: Pairs) -> None:
     assert top1(counts) == pytest.approx(oracle.accuracy_score(*pairs))
     assert balanced_accuracy(counts) == pytest.approx(oracle.balanced_accuracy_score(*pairs))
     assert macro_f1(counts) == pytest.approx(oracle.f1_score(*pairs, average="macro", zero_division=0))
+    assert micro_f1(counts) == pytest.approx(oracle.f1_score(*pairs, average="micro"))
+    assert micro_f1(counts) == pytest.approx(top1(counts))
 
 
 def test_scores__by_hand_with_an_absent_class() -> None:
@@ -87,31 +87,3 @@ def test_top_k__all_classes_and_ties() -> None:
     assert top_k(logits_nk, np.array([0, 0, 1]), 1) == pytest.approx(2 / 3)
     assert top_k(logits_nk, np.array([0, 1, 2]), 2) == pytest.approx(2 / 3)
     assert top_k(logits_nk, np.array([0, 1, 2]), 5) == 1.0
-
-
-def test_resampled_counts__are_the_counts_of_the_repeated_images() -> None:
-    generator = np.random.default_rng(2)
-    truth_n, prediction_n = generator.integers(4, size=30), generator.integers(4, size=30)
-    weights = list(bootstrap_weights(30, seed=7))
-    drawn = resampled_counts(truth_n, prediction_n, 4, weights)
-    for draw in (0, 999):
-        again = count(truth_n.repeat(weights[draw]), prediction_n.repeat(weights[draw]), 4)
-        for of_all, of_one in zip(drawn, again, strict=True):
-            np.testing.assert_array_equal(of_all[draw], of_one)
-
-
-def test_bootstrap__interval_is_near_the_binomial_one_and_follows_from_the_seed() -> None:
-    truth_n = np.zeros(400, dtype=np.int64)
-    prediction_n = (np.arange(400) % 4 == 0).astype(np.int64)
-    intervals = [
-        percentile_interval(top1(resampled_counts(truth_n, prediction_n, 2, bootstrap_weights(400, seed=seed))))
-        for seed in (0, 0, 1)
-    ]
-    assert intervals[0] == intervals[1] != intervals[2]
-    half_width = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert intervals[0] == pytest.approx((0.75 - half_width, 0.75 + half_width), abs=0.008)
-
-
-def test_percentile_interval__refuses_a_draw_that_is_no_number() -> None:
-    with pytest.raises(EvaluationError, match="too small"):
-        percentile_interval(np.array([0.5, np.nan]))

@@ -9,9 +9,9 @@ from platform_assets.vision.backbones import get_backbone
 from platform_assets.vision.calibration import CalibrationReport
 from platform_assets.vision.cards.licences import StatedLicence, hub_fields
 from platform_assets.vision.cards.markdown import cell, front_matter, literal, stated, table
-from platform_assets.vision.evaluation import Metrics
 from platform_assets.vision.exporting import ParityReport
 from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.modes import RECIPE_OF_MODE
 from platform_assets.vision.recipes import ResolvedTrial
 

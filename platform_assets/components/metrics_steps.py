@@ -1,0 +1,235 @@
+"""The body of metrics: the figures of a trial, its slices, and what they may be compared with."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.specs import code_version
+from platform_assets.components.tracking import record
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pydantic import BaseModel
+
+    from platform_assets.components.desk import Desk
+    from platform_assets.stores.outputs import OutputFolder
+    from platform_assets.vision.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.comparability import Comparability
+    from platform_assets.vision.metrics import CoarseMetrics, Metrics
+    from platform_assets.vision.recipes import ResolvedTrial
+
+METRICS = (
+    "One row a trial: accuracy, F1, AUROC, Brier, loss and calibration on val and test with intervals, and the hash that says "
+    "what it may be compared with. Per-class table, confusion matrix, worst slices (table `slices`); its MLflow run."
+)
+CALIBRATION = "calibration.json"
+METRICS_FOLLOW = ("vision.comparison", "vision.slices")
+METRIC_CODE = ("vision.measurement",)
+"""All that the figures follow from; a change of anything else leaves rows comparable."""
+_WORST_SLICES = 10
+
+
+def metrics(desk: Desk, trial: ResolvedTrial) -> None:
+    """The figures of val and test, beside the checkpoint, in the tables and in MLflow."""
+    import polars as pl
+
+    from platform_assets.vision.calibration import calibrate, report
+    from platform_assets.vision.comparison import trial_row
+    from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
+    from platform_assets.vision.evaluation_rules import evaluation_rules
+    from platform_assets.vision.long_tail import shots_of
+    from platform_assets.vision.plots import confusion_matrix
+    from platform_assets.vision.slices import slice_columns, slices
+
+    frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
+    records, label_map, folder = desk.inputs.records_of(trial), desk.inputs.label_map, desk.folder(trial.trial)
+    rules = evaluation_rules(records, label_map, desk.spec.costs)
+    val, test = (compute_metrics(frame, label_map, part, rules=rules) for part in ("val", "test"))
+    shots = shots_of(test, records, label_map)
+    fitted = calibrate(*logits_and_truth(frame, "val"), desk.spec.uncertainty)
+    certainty = report(fitted, *logits_and_truth(frame, "test"))
+    table = trial_row(
+        trial,
+        val=val,
+        test=test,
+        shots=shots,
+        certainty=certainty,
+        comparability=_comparability(desk, folder, val, test),
+        checkpoint_id=row.checkpoint_id,
+        parameters=row.parameters,
+        train_seconds=row.train_seconds,
+    )
+    pieces = slices(frame, records, slice_columns(records, desk.spec.slices))
+    text = _json_of(val=val, test=test, test_shots=shots)
+    _add(folder, {"metrics.json": text, CALIBRATION: _json_of(calibration=fitted, on_test=certainty)}, pieces)
+    confusion = confusion_matrix(test.confusion, label_map.names)
+    mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text})
+    desk.tables.write(desk.key("metrics"), table.with_columns(mlflow_run_id=pl.lit(mlflow_run)), trial.trial)
+    desk.tables.write(desk.key("slices"), pieces.with_columns(trial=pl.lit(trial.trial)), trial.trial)
+    _tell(desk, trial, val, test)
+    desk.note(
+        "metrics",
+        trial,
+        {
+            **_shown(trial, val, test),
+            **{f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items() if value is not None},
+            "worst_slices": show.table(_worst(pieces)),
+            "certainty": show.table(_certainty(fitted, certainty)),
+            "confusion": show.picture(confusion),
+            "reliability": show.picture(_reliability(frame)),
+            "comparability": table["comparability"][0],
+            "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(mlflow_run)),
+        },
+    )
+
+
+def _shown(trial: ResolvedTrial, val: Metrics, test: Metrics) -> dict[str, Any]:
+    return {
+        **_figures(trial, val, test),
+        "figures": show.table(figures_table(val, test)),
+        "per_class": show.table(_per_class(test)),
+        **({"coarse_labels": show.table(_coarse(test.coarse))} if test.coarse else {}),
+    }
+
+
+def _reliability(frame: pl.DataFrame) -> bytes:
+    from platform_assets.vision.evaluation import reliability_bins
+    from platform_assets.vision.plots import reliability_diagram
+
+    return reliability_diagram(reliability_bins(frame, "test"))
+
+
+def _comparability(desk: Desk, folder: OutputFolder, val: Metrics, test: Metrics) -> Comparability:
+    """By what the checkpoint itself was fitted on, which need not be the version at hand."""
+    import polars as pl
+
+    from platform_assets.vision.comparability import Comparability, fixed_preprocessing, split_sha256
+
+    fit = json.loads(folder.path("fit.json").read_bytes())
+    return Comparability(
+        dataset_version=fit["records_version"],
+        label_map_checksum=test.label_map_checksum,
+        split_sha256=split_sha256(pl.read_parquet(folder.path("parts.parquet"))),
+        val_ids_sha256=val.image_ids_sha256,
+        test_ids_sha256=test.image_ids_sha256,
+        protocol=fixed_preprocessing(desk.inputs.protocol),
+        metric_code=code_version(*METRIC_CODE),
+    )
+
+
+def _add(folder: OutputFolder, files: dict[str, bytes], pieces: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    pieces.write_parquet(buffer)
+    for name, content in {**files, "slices.parquet": buffer.getvalue()}.items():
+        folder.add(name, content)
+
+
+def _tell(desk: Desk, trial: ResolvedTrial, val: Metrics, test: Metrics) -> None:
+    """At once in the log and the UI: the materialization itself is written when the whole step ends."""
+    desk.context.log.info(
+        f"{trial.trial}: test top-1 {test.top1:.4f}, macro-F1 {test.macro_f1:.4f}, ECE {test.ece:.4f} on {test.images} images"
+    )
+    observed = dg.AssetObservation(desk.key("metrics"), partition=trial.trial, metadata=_figures(trial, val, test))
+    desk.context.log_event(observed)
+
+
+def _figures(trial: ResolvedTrial, val: Metrics, test: Metrics) -> dict[str, float]:
+    """Those that the UI plots over time."""
+    return {
+        "test_top1": test.top1,
+        "test_macro_f1": test.macro_f1,
+        "test_loss": test.loss,
+        "test_ece": test.ece,
+        f"val_{trial.metric}": getattr(val, trial.metric),
+    }
+
+
+def figures_table(val: Metrics, test: Metrics) -> pl.DataFrame:
+    """One row a headline figure: test, its 95 % interval, val; without those that the part has none of."""
+    import polars as pl
+
+    from platform_assets.vision.metrics import HEADLINES
+
+    rows = [
+        {
+            "figure": name,
+            "test": getattr(test, name),
+            "test, 95 %": _interval(getattr(test, f"{name}_interval")),
+            "val": getattr(val, name),
+        }
+        for name in HEADLINES
+        if getattr(test, name) is not None
+    ]
+    images = {"figure": "images", "test": float(test.images), "test, 95 %": None, "val": float(val.images)}
+    return pl.DataFrame([*rows, images], infer_schema_length=None)
+
+
+def _interval(bounds: tuple[float, float] | None) -> str | None:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else None
+
+
+def _worst(pieces: pl.DataFrame) -> pl.DataFrame:
+    """The lowest ranks, and how many were looked at."""
+    import polars as pl
+
+    ranked = pieces.filter(pl.col("rank").is_not_null())
+    return ranked.head(_WORST_SLICES).select(
+        "rank",
+        "column",
+        "value",
+        "images",
+        "accuracy",
+        "low",
+        "high",
+        "accuracy_elsewhere",
+        "p_holm",
+        of=pl.lit(ranked.height),
+    )
+
+
+def _coarse(coarse: CoarseMetrics) -> pl.DataFrame:
+    import polars as pl
+
+    low, high = coarse.top1_interval
+    rows = {
+        "coarse labels": float(len(coarse.labels)),
+        "top-1": coarse.top1,
+        "top-1, 95 % from": low,
+        "top-1, 95 % to": high,
+        "macro-F1": coarse.macro_f1,
+        "mistakes whose coarse label is right": coarse.mistakes_within,
+    }
+    return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})
+
+
+def _json_of(**records: BaseModel) -> bytes:
+    return (
+        json.dumps({name: each.model_dump(mode="json") for name, each in records.items()}, indent=2) + "\n"
+    ).encode()
+
+
+def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:
+    import polars as pl
+
+    rows = {
+        f"temperature, fitted on {fitted.images} images of val": fitted.temperature,
+        "ECE before": on_test.ece_before,
+        "ECE": on_test.ece,
+        "adaptive ECE": on_test.adaptive_ece,
+        f"label sets ({fitted.sets}) hold the truth, {fitted.coverage:g} wanted": on_test.covered,
+        "labels a set": on_test.mean_set_size,
+        f"answered, {fitted.precision:g} of them right wanted": on_test.answered,
+        "of those right": on_test.answered_right,
+    }
+    return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})
+
+
+def _per_class(test: Metrics) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([entry.model_dump() for entry in test.per_class], infer_schema_length=None)
