@@ -17,6 +17,7 @@ from platform_assets.backbones_cli import backbones
 from platform_assets.columns import print_columns
 from platform_assets.data_cli import data
 from platform_assets.lr_cli import lr_find
+from platform_assets.report_cli import report
 from platform_assets.settings import quiet_environment
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main() -> None:
 main.add_command(data)
 main.add_command(lr_find)
 main.add_command(backbones)
+main.add_command(report)
 
 
 @main.command()

@@ -12,6 +12,7 @@ from platform_assets.components import (
     delivery_steps,
     embedding_steps,
     leaderboard_steps,
+    report_steps,
     trial_checks,
     trial_steps,
     tuning_steps,
@@ -61,6 +62,7 @@ class Experiment(dg.Component):
             probes.append(_label_issues(spec, dataset))
         probes += [_tuning(spec, dataset, name) for name in spec.tune]
         after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
+        after.append(_report(spec, dataset))
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
             asset_checks=[leaderboard_steps.manifest_check(spec), delivery_steps.parity_check(spec, dataset)],
@@ -258,3 +260,16 @@ def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
         return delivery_steps.model_card(inputs, store, outputs.open(), files)
 
     return model_card
+
+
+def _report(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps, code = ["leaderboard", "champion"], list(report_steps.CODE)
+    asset = _spec(spec, "report", report_steps.REPORT, deps, kinds={"html"}, code=code)
+
+    @dg.multi_asset(name=_op_name(spec, "report"), specs=[asset], backfill_policy=SINGLE_RUN)
+    def report(
+        context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
+    ) -> dg.MaterializeResult[Any]:
+        return report_steps.report(context, spec, dataset, tables.open(), outputs.open(), files)
+
+    return report
