@@ -20,6 +20,7 @@ from platform_assets.data_cli import data
 from platform_assets.lr_cli import lr_find
 from platform_assets.registry_cli import history, promote, rollback
 from platform_assets.replay_cli import replay
+from platform_assets.report_cli import report
 from platform_assets.results_cli import results
 from platform_assets.settings import quiet_environment
 from platform_assets.sql_cli import sql
@@ -47,6 +48,7 @@ main.add_command(results)
 main.add_command(replay)
 main.add_command(stamp)
 main.add_command(sql)
+main.add_command(report)
 
 
 @main.command()

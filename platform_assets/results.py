@@ -26,7 +26,7 @@ def print_results(spec: ExperimentSpec) -> None:
     tables = Tables(settings.tables_dir)
     board = tables.read([*spec.key, "leaderboard"])
     row = read_champion(spec, tables)
-    card = resources(settings)["files"].card(*spec.key, "model_card")
+    files = resources(settings)["files"]
     click.echo(f"\n{'/'.join(spec.key)}, ranked by {spec.metric} on val, reported on test\n")
     click.echo(_table(board, spec.metric))
     click.echo(f"\n{conclusion(board, spec)}\n")
@@ -34,7 +34,8 @@ def print_results(spec: ExperimentSpec) -> None:
         f"champion    {row.model} version {row.version}, checkpoint {row.checkpoint_id} ({row.verdict}: {row.reason})"
     )
     click.echo(f"export      {row.folder_url}/{ONNX}")
-    click.echo(f"model card  {card}")
+    click.echo(f"model card  {files.card(*spec.key, 'model_card')}")
+    click.echo(f"report      {files.card(*spec.key, 'report', suffix='.html')}")
     click.echo("look at it  make dev  (Dagster UI)   or   mlflow ui --backend-store-uri " + settings.mlflow_uri)
 
 

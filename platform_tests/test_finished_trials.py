@@ -304,9 +304,7 @@ def test_sql__asks_the_real_tables_and_runs(made: Project) -> None:
     board = row(made, "leaderboard")
     assert (best["dataset"], best["experiment"], best["variant"]) == ("photos", "first", board["variant"])
     assert best["val_mean"] == pytest.approx(board["val_mean"])
-    joined = (
-        "select trial, test_top1, r.metrics['test_top1'] as logged from metrics m join runs r on r.run_id = mlflow_run_id"
-    )
+    joined = "select trial, test_top1, r.metrics['test_top1'] as logged from metrics m join runs r on r.run_id = mlflow_run_id"
     found = json.loads(said("sql", joined, "--format", "json"))
     assert {each["trial"] for each in found} == set(TRIALS)
     assert all(each["test_top1"] == each["logged"] for each in found)

@@ -103,7 +103,7 @@ def _map(
     inputs: Inputs, cache: EmbeddingCache, row: Embedded, preprocessing: Preprocessing
 ) -> dg.MarkdownMetadataValue:
     """Where the classes lie, from a sample that is stable by hash."""
-    from platform_assets.vision.plots import embedding_map
+    from platform_assets.vision.embedding_maps import embedding_map
 
     sample = inputs.records.sort("image_id").head(MAPPED_IMAGES)
     mapped = sample.join(held_vectors(inputs, cache, row, preprocessing), on="image_id", maintain_order="left")

@@ -14,6 +14,7 @@ from platform_assets.components import (
     embedding_steps,
     leaderboard_steps,
     metrics_steps,
+    report_steps,
     trial_checks,
     trial_steps,
     tuning_steps,
@@ -71,6 +72,7 @@ class Experiment(dg.Component):
             _champion(spec, dataset),
             _exports(spec, dataset),
             _model_card(spec, dataset),
+            _report(spec, dataset),
         ]
         return dg.Definitions(
             assets=[*probes, _trials(spec, dataset), *after],
@@ -283,3 +285,16 @@ def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
         return delivery_steps.model_card(inputs, store, outputs.open(), files)
 
     return model_card
+
+
+def _report(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+    deps, code = ["leaderboard", "champion"], list(report_steps.CODE)
+    asset = _spec(spec, "report", report_steps.REPORT, deps, kinds={"html"}, code=code)
+
+    @dg.multi_asset(name=_op_name(spec, "report"), specs=[asset], backfill_policy=SINGLE_RUN)
+    def report(
+        context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
+    ) -> dg.MaterializeResult[Any]:
+        return report_steps.report(context, spec, dataset, tables.open(), outputs.open(), files)
+
+    return report

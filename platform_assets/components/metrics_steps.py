@@ -11,6 +11,7 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import code_version
 from platform_assets.components.tracking import record
+from platform_assets.components.view_steps import add_evaluation_log
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,7 +68,8 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     pieces = slices(frame, records, slice_columns(records, desk.spec.slices))
     text = _json_of(val=val, test=test, test_shots=shots)
     _add(folder, {"metrics.json": text, CALIBRATION: _json_of(calibration=fitted, on_test=certainty)}, pieces)
-    confusion = confusion_matrix(test.confusion, label_map.names)
+    confusion, reliability = confusion_matrix(test.confusion, label_map.names), _reliability(frame)
+    add_evaluation_log(desk, trial, frame, {"confusion": confusion, "reliability": reliability})
     mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text})
     desk.tables.write(desk.key("metrics"), table.with_columns(mlflow_run_id=pl.lit(mlflow_run)), trial.trial)
     desk.tables.write(desk.key("slices"), pieces.with_columns(trial=pl.lit(trial.trial)), trial.trial)
@@ -81,7 +83,7 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
             "worst_slices": show.table(_worst(pieces)),
             "certainty": show.table(_certainty(fitted, certainty)),
             "confusion": show.picture(confusion),
-            "reliability": show.picture(_reliability(frame)),
+            "reliability": show.picture(reliability),
             "comparability": table["comparability"][0],
             "mlflow_run": dg.MetadataValue.url(desk.runs.run_url(mlflow_run)),
         },

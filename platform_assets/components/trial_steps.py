@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -18,6 +16,7 @@ from platform_assets.components.metrics_steps import METRICS_FOLLOW, metrics
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends
 from platform_assets.components.trial_checks import CHECKS
+from platform_assets.components.view_steps import add_views
 from platform_assets.vision.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from platform_assets.vision.recipes import ResolvedTrial
 
 PREDICTIONS = "One row per evaluated image (val and test) of a trial: logits, probabilities, prediction, truth."
-PARTS_SHOWN = 12
 EVALUATION = ("vision.evaluation", "vision.calibration", "vision.network_fitting")
 
 
@@ -114,7 +112,6 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     folder.add("predictions.parquet", buffer.getvalue())
-    _add_fiftyone(desk, trial, frame)
     wrong = frame.filter((pl.col("part") == "test") & ~pl.col("correct"))
     desk.note(
         "predictions",
@@ -122,8 +119,7 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
         {
             "dagster/row_count": frame.height,
             "wrong_on_test": wrong.height,
-            "worst_mistakes": show.picture(_mistakes(desk, frame)),
-            **({"parts": show.picture(_parts(desk, trial, classifier, records))} if trial.parts else {}),
+            **add_views(desk, trial, classifier, frame),
             "most_confident_mistakes": show.table(
                 wrong.sort("confidence", descending=True).select("path", "truth", "prediction", "confidence"),
                 max_rows=20,
@@ -156,29 +152,6 @@ def _logits(
         return logits_of_features(classifier.head, features_of(records[rows_n], trial_vectors(desk, trial)))
     device = desk.compute.choose(desk.context.log).device
     return predict(classifier, desk.pixels.rows(records, rows_n, trial.preprocessing), device=device)
-
-
-def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame) -> bytes:
-    """What the last block looked at in a dozen images of test, classes in turn."""
-    from platform_assets.vision.galleries import classes_in_turn
-    from platform_assets.vision.part_pictures import looked_at
-
-    test = classes_in_turn(records.with_row_index("row").filter(split="test"), most=PARTS_SHOWN)
-    return looked_at(classifier, desk.pixels.rows(records, test["row"].to_numpy(), trial.preprocessing))
-
-
-def _mistakes(desk: Desk, frame: pl.DataFrame) -> bytes:
-    from platform_assets.vision.galleries import mistakes_sheet
-
-    return mistakes_sheet(frame, lambda path: (desk.inputs.root / path).read_bytes())
-
-
-def _add_fiftyone(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame) -> None:
-    from platform_assets.vision.fiftyone_folder import write_fiftyone
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_fiftyone(Path(folder), frame, root=desk.inputs.root, label_map=desk.inputs.label_map)
-        desk.folder(trial.trial).add_tree("fiftyone", Path(folder))
 
 
 STEPS = {"checkpoint": checkpoint, "predictions": predictions, "metrics": metrics}

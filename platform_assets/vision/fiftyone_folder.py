@@ -19,11 +19,18 @@ from platform_assets.vision.label_map import LabelMap
 # The release whose export this layout copies; FiftyOne refuses folders of a release newer than itself.
 FIFTYONE_VERSION = "1.22.1"
 
+# Floats hardly compress, and slower levels gain nothing (2026-11).
+_COMPRESSION = 1
+
 Json = dict[str, Any]
 
 
-def write_fiftyone(folder: Path, predictions: pl.DataFrame, *, root: Path, label_map: LabelMap) -> None:
+def write_fiftyone(
+    folder: Path, predictions: pl.DataFrame, *, root: Path, label_map: LabelMap, vectors: pl.DataFrame | None = None
+) -> None:
     """Write metadata.json and samples.json, one sample per image: tags (the part), ground_truth, predictions, correct.
+
+    `vectors` (image_id, vector) adds the field embedding to the images that have one.
 
     Images stay where they are and are named relative to `root`, so that the folder can move between machines. Open it
     with `fo.Dataset.from_dir(folder, dataset_type=fo.types.FiftyOneDataset, rel_dir=root)`; `root` is in the dataset's
@@ -31,9 +38,10 @@ def write_fiftyone(folder: Path, predictions: pl.DataFrame, *, root: Path, label
     Format: fiftyone.utils.data.exporters.FiftyOneDatasetExporter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = predictions.sort("part", "path").iter_rows(named=True)
-    _write(folder / "samples.json", {"samples": [_sample(row) for row in rows]})
-    _write(folder / "metadata.json", _dataset(label_map, root))
+    embedded = {} if vectors is None else dict(zip(vectors["image_id"], vectors["vector"].to_numpy(), strict=True))
+    samples = [_sample(row, embedded.get(row["image_id"])) for row in predictions.sort("part", "path").to_dicts()]
+    _write(folder / "samples.json", {"samples": samples})
+    _write(folder / "metadata.json", _dataset(label_map, root, embedded=vectors is not None))
 
 
 def _write(path: Path, document: Json) -> None:
@@ -42,7 +50,7 @@ def _write(path: Path, document: Json) -> None:
     beside.replace(path)
 
 
-def _sample(row: Mapping[str, Any]) -> Json:
+def _sample(row: Mapping[str, Any], embedding_d: Iterable[float] | None) -> Json:
     key = f"{row['part']}/{row['path']}/{row['image_id']}"
     return {
         "_id": _object_id(f"sample/{key}"),
@@ -58,6 +66,7 @@ def _sample(row: Mapping[str, Any]) -> Json:
             "logits": _vector(row["logits"]),
         },
         "correct": row["correct"],
+        **({} if embedding_d is None else {"embedding": _vector(embedding_d)}),
     }
 
 
@@ -69,7 +78,7 @@ def _vector(values: Iterable[float]) -> Json:
     """FiftyOne keeps a vector as a compressed .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(values, dtype=np.float32), allow_pickle=False)
-    packed = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+    packed = base64.b64encode(zlib.compress(buffer.getvalue(), _COMPRESSION)).decode()
     return {"$binary": {"base64": packed, "subType": "00"}}
 
 
@@ -81,7 +90,7 @@ def _object_id(key: str) -> Json:
     return {"$oid": _digest(key)[:24]}
 
 
-def _dataset(label_map: LabelMap, root: Path) -> Json:
+def _dataset(label_map: LabelMap, root: Path, *, embedded: bool) -> Json:
     return {
         "version": FIFTYONE_VERSION,
         "media_type": "image",
@@ -93,7 +102,7 @@ def _dataset(label_map: LabelMap, root: Path) -> Json:
         "mask_targets": {},
         "default_mask_targets": {},
         "skeletons": {},
-        "sample_fields": _sample_fields(),
+        "sample_fields": [*_sample_fields(), *([_field("embedding", "Vector")] if embedded else [])],
         "frame_fields": [],
         "saved_views": [],
         "workspaces": [],

@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from platform_assets.vision.decoding import decode_rgb
@@ -23,6 +25,7 @@ _COLUMNS = 8
 _TILE_PX = 112
 _GAP_PX = 6
 _LINE_PX = 14
+_MOST_HEAT = 0.75
 _BACKGROUND, _MAT, _INK, _FAINT_INK = "white", "#E8E8E8", "black", "#606060"
 
 
@@ -51,13 +54,21 @@ def classes_in_turn(records: pl.DataFrame, *, most: int) -> pl.DataFrame:
 def mistakes_sheet(predictions: pl.DataFrame, load: Load, *, part: Part = "test", most: int = 32) -> bytes:
     """JPEG of the mistakes the model was surest of, worst first, captioned with truth, prediction and confidence."""
     evaluated = predictions_of_part(predictions, part)
-    wrong = evaluated.filter(~pl.col("correct"))
-    worst = wrong.sort("confidence", "image_id", descending=[True, False]).head(most)
+    worst = worst_mistakes(predictions, part=part, most=most)
     if worst.is_empty():
         return _jpeg(_message(f"No mistakes on the {evaluated.height:,} images of {part}."))
     rows = worst.select("path", "truth", "prediction", "confidence").rows()
-    captions = [(f"is {truth}", f"{confidence:.0%} {said}") for _, truth, said, confidence in rows]
-    return _sheet([row[0] for row in rows], captions, load)
+    return _sheet([row[0] for row in rows], [_mistake(*row[1:]) for row in rows], load)
+
+
+def _mistake(truth: str, said: str, confidence: float) -> Caption:
+    return f"is {truth}", f"{confidence:.0%} {said}"
+
+
+def worst_mistakes(predictions: pl.DataFrame, *, part: Part = "test", most: int) -> pl.DataFrame:
+    """Up to `most` rows of the wrong predictions of a part, the surest first."""
+    wrong = predictions_of_part(predictions, part).filter(~pl.col("correct"))
+    return wrong.sort("confidence", "image_id", descending=[True, False]).head(most)
 
 
 def captioned_sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
@@ -76,22 +87,55 @@ def pairs_sheet(pairs: pl.DataFrame, records: pl.DataFrame, load: Load, *, most:
     return captioned_sheet([path for path, _, _ in sides], [(label, part) for _, label, part in sides], load)
 
 
+def saliency_sheet(
+    mistakes: pl.DataFrame, images_nchw: NDArray[np.uint8], maps_nhw: NDArray[np.float32], *, method: str
+) -> bytes:
+    """JPEG of each mistake beside itself under its map (0 to 1, bright where the evidence for the prediction is).
+
+    `mistakes` are rows of `worst_mistakes`, `images_nchw` and `maps_nhw` theirs.
+    """
+    tiles, lines = [], []
+    captions = [_mistake(*row) for row in mistakes.select("truth", "prediction", "confidence").rows()]
+    for image_chw, map_hw, caption in zip(images_nchw, maps_nhw, captions, strict=True):
+        picture = Image.fromarray(np.ascontiguousarray(image_chw.transpose(1, 2, 0)))
+        tiles += [_square(picture), _square(_under_map(picture, map_hw))]
+        lines += [caption, (method, "of the prediction")]
+    return _tiled(tiles, lines)
+
+
+def _under_map(picture: Image.Image, map_hw: NDArray[np.float32]) -> Image.Image:
+    """The picture in grey, coloured the more the higher the map is."""
+    grown = Image.fromarray(map_hw).resize(picture.size, Image.Resampling.BICUBIC)
+    heat_hw = np.asarray(grown).clip(0, 1)
+    colours_hwc = matplotlib.colormaps["inferno"](heat_hw)[..., :3] * 255
+    grey_hwc = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
+    mixed_hwc = grey_hwc * (1 - _MOST_HEAT * heat_hw[..., None]) + colours_hwc * (_MOST_HEAT * heat_hw[..., None])
+    return Image.fromarray(mixed_hwc.astype(np.uint8))
+
+
 def _sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
-    columns = min(_COLUMNS, len(paths))
+    return _tiled([_tile(load(path)) for path in paths], captions)
+
+
+def _tiled(tiles: Sequence[Image.Image], captions: Sequence[Caption]) -> bytes:
+    columns = min(_COLUMNS, len(tiles))
     step_x, step_y = _TILE_PX + _GAP_PX, _TILE_PX + 2 * _LINE_PX + _GAP_PX
-    lines = -(-len(paths) // columns)
+    lines = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * step_x + _GAP_PX, lines * step_y + _GAP_PX), _BACKGROUND)
-    for place, (path, caption) in enumerate(zip(paths, captions, strict=True)):
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         corner = (_GAP_PX + place % columns * step_x, _GAP_PX + place // columns * step_y)
-        sheet.paste(_tile(load(path)), corner)
+        sheet.paste(tile, corner)
         _write(sheet, (corner[0], corner[1] + _TILE_PX + 1), caption)
     return _jpeg(sheet)
 
 
 def _tile(data: bytes) -> Image.Image:
     """The whole picture, upright, in a square."""
-    picture = ImageOps.contain(Image.fromarray(decode_rgb(data)), (_TILE_PX, _TILE_PX))
-    return ImageOps.pad(picture, (_TILE_PX, _TILE_PX), color=_MAT)
+    return _square(Image.fromarray(decode_rgb(data)))
+
+
+def _square(picture: Image.Image) -> Image.Image:
+    return ImageOps.pad(ImageOps.contain(picture, (_TILE_PX, _TILE_PX)), (_TILE_PX, _TILE_PX), color=_MAT)
 
 
 def _write(sheet: Image.Image, corner: tuple[int, int], caption: Caption) -> None:

@@ -231,26 +231,3 @@ def latency_bars(latency: pl.DataFrame) -> bytes:
     axes.set_xlim(0, float(p95.max()) * 1.4)
     axes.set_xlabel("ms a batch: p50, line to p95")
     return as_png(figure)
-
-
-def embedding_map(vectors_nd: NDArray[np.float32], labels: Sequence[str], *, named: int = 10) -> bytes:
-    """The first two principal components of standardised vectors, coloured by class; beyond `named` classes the
-    most frequent are named and the others grey."""
-    spread = vectors_nd.std(axis=0)
-    scaled = (vectors_nd - vectors_nd.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    _, strengths, axes_kd = np.linalg.svd(scaled, full_matrices=False)
-    points = scaled @ axes_kd[:2].T
-    shares = strengths**2 / max(float((strengths**2).sum()), 1e-12)
-    figure, axes = blank_figure(7, 5)
-    array = np.asarray(labels)
-    found, counts = np.unique(array, return_counts=True)
-    frequent = found[np.argsort(-counts, kind="stable")][:named]
-    others = ~np.isin(array, frequent)
-    more = f"{len(found) - named} more" if others.any() else None
-    axes.scatter(points[others, 0], points[others, 1], s=6, color=GREY, alpha=0.3, label=more)
-    for name in frequent:
-        axes.scatter(points[array == name, 0], points[array == name, 1], s=8, alpha=0.6, label=shown(str(name)))
-    axes.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"component 2 ({shares[1]:.0%})")
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return as_png(figure)

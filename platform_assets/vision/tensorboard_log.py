@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 # The name is fixed: TensorBoard looks for "tfevents" in it, and a clock, host or process id would tell runs apart that
 # are the same.
@@ -29,20 +33,25 @@ def write_tensorboard(folder: Path, history: pl.DataFrame, *, metric: str) -> Pa
 
     The wall time of an event is its step, so that the same history gives the same bytes.
     """
-    from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
+
+    events = ((step, [Summary.Value(tag=key, simple_value=value)]) for step, key, value in _scalars(history, metric))
+    return write_events(folder, ((step, Summary(value=values)) for step, values in events))
+
+
+def write_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> Path:
+    """Write EVENT_FILE into `folder`: each summary at its step, whole or not at all. Returns its path."""
+    from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / EVENT_FILE
     beside = folder / ".part"
     with beside.open("wb") as file:
         writer = RecordWriter(file)
         writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
-        for step, key, value in _scalars(history, metric):
-            summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
+        for step, summary in summaries:
             writer.write(Event(wall_time=step, step=step, summary=summary).SerializeToString())
-    return beside.replace(target)
+    return beside.replace(folder / EVENT_FILE)
 
 
 def _scalars(history: pl.DataFrame, metric: str) -> Iterator[tuple[int, str, float]]:

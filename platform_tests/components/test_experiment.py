@@ -21,6 +21,7 @@ from platform_assets.vision.checkpoints import load_classifier
 from platform_assets.vision.exporting import export_onnx
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.onnx_classifier import OnnxClassifier
+from platform_assets.vision.tensorboard_log import EVENT_FILE
 from platform_tests.components.projects import (
     CNN,
     Project,
@@ -37,7 +38,8 @@ FILES = {
     *("ckpt.safetensors", "config.json", "env.json", "labelmap.json", "history.parquet", "metrics.json"),
     "calibration.json",
     *("predictions.parquet", "parts.parquet", "fit.json", "tb/events.out.tfevents.0.kestrel"),
-    *("fiftyone/metadata.json", "fiftyone/samples.json"),
+    *("fiftyone/metadata.json", "fiftyone/samples.json", "predictions.jsonl", f"tb/evaluation/{EVENT_FILE}"),
+    *("views/worst_mistakes.jpg", "views/made_from.json"),
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 from platform_assets.vision.evaluation import predictions_frame
 from platform_assets.vision.fiftyone_folder import write_fiftyone
 from platform_assets.vision.label_map import LabelMap
+from platform_tests.vision.pictures import png, write
 
 LABELS = LabelMap(names=("cat", "Hündchen"))
 LOGITS = np.array([[1.0, 0.0], [0.25, 0.75], [2.0, -1.0]], dtype=np.float32)
@@ -54,10 +55,27 @@ def test_write_fiftyone__one_sample_per_evaluated_image(tmp_path: Path, predicti
 
 def test_write_fiftyone__logits_are_a_compressed_array(tmp_path: Path, predictions: pl.DataFrame) -> None:
     _, samples = _written(tmp_path, predictions)
-    packed = base64.b64decode(samples[2]["predictions"]["logits"]["$binary"]["base64"])
-    logits = np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
+    logits = _unpacked(samples[2]["predictions"]["logits"])
     assert logits.dtype == np.float32
     assert logits.tolist() == LOGITS[2].tolist()
+
+
+def test_write_fiftyone__embeddings_of_the_images_that_have_one(tmp_path: Path, predictions: pl.DataFrame) -> None:
+    vectors = pl.DataFrame(
+        {"image_id": ["cc", "aa"], "vector": [[1.5, -2.0], [3.0, 4.0]]},
+        schema_overrides={"vector": pl.Array(pl.Float32, 2)},
+    )
+    write_fiftyone(tmp_path, predictions, root=Path("/data/pets"), label_map=LABELS, vectors=vectors)
+    samples = {s["image_id"]: s for s in json.loads((tmp_path / "samples.json").read_text("utf-8"))["samples"]}
+    found = {name: _unpacked(sample["embedding"]).tolist() for name, sample in samples.items() if "embedding" in sample}
+    assert found == {"aa": [3.0, 4.0], "cc": [1.5, -2.0]}
+    fields = json.loads((tmp_path / "metadata.json").read_text("utf-8"))["sample_fields"]
+    assert [f["ftype"] for f in fields if f["name"] == "embedding"] == ["fiftyone.core.fields.VectorField"]
+
+
+def _unpacked(vector: dict[str, Any]) -> np.ndarray:
+    packed = base64.b64decode(vector["$binary"]["base64"])
+    return np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
 
 
 def test_write_fiftyone__every_field_of_a_sample_is_declared(tmp_path: Path, predictions: pl.DataFrame) -> None:
@@ -84,3 +102,29 @@ def test_write_fiftyone__ids_are_distinct_object_ids_and_bytes_repeat(
     for name in ("metadata.json", "samples.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["metadata.json", "samples.json"]
+
+
+@pytest.mark.slow
+def test_write_fiftyone__opens_in_fiftyone(
+    tmp_path: Path, predictions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FiftyOne and secantusdb, a database server for it, are in no extra: 800 MB, and GPL-2. Run in an environment of its own."""
+    secantus = pytest.importorskip(
+        "secantusdb", reason="no database for FiftyOne here: pip install fiftyone secantusdb"
+    )
+    write(tmp_path, "x/1.png", png(1))
+    vectors = pl.DataFrame(
+        {"image_id": ["aa", "bb", "cc"], "vector": [[1.5, -2.0], [3.0, 4.0], [5.0, 6.0]]},
+        schema_overrides={"vector": pl.Array(pl.Float32, 2)},
+    )
+    write_fiftyone(tmp_path / "fo", predictions, root=tmp_path, label_map=LABELS, vectors=vectors)
+    with secantus.SecantusServer() as server:
+        monkeypatch.setenv("FIFTYONE_DATABASE_URI", server.uri)
+        fo = pytest.importorskip("fiftyone")
+        kind = fo.types.FiftyOneDataset
+        dataset = fo.Dataset.from_dir(str(tmp_path / "fo"), dataset_type=kind, rel_dir=str(tmp_path))
+        assert dataset.count("predictions") == 3
+        assert dataset.match_tags("val").first()["ground_truth"].label == "Hündchen"
+        assert [list(value) for value in dataset.sort_by("image_id").values("embedding")] == vectors["vector"].to_list()
+        found = dataset.evaluate_classifications("predictions", gt_field="ground_truth")
+        assert found.metrics()["accuracy"] == pytest.approx(1 / 3)

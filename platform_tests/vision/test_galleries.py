@@ -11,7 +11,13 @@ from PIL import Image
 
 from platform_assets.vision.evaluation import EvaluationError
 from platform_assets.vision.figures import MAX_PICTURE_BYTES
-from platform_assets.vision.galleries import NothingToShow, contact_sheet, mistakes_sheet
+from platform_assets.vision.galleries import (
+    NothingToShow,
+    contact_sheet,
+    mistakes_sheet,
+    saliency_sheet,
+    worst_mistakes,
+)
 
 
 def _noise_file(seed: int, kind: str = "PNG") -> bytes:
@@ -123,3 +129,32 @@ def test_mistakes_sheet__none_says_so_without_reading_an_image() -> None:
 def test_mistakes_sheet__part_without_predictions_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="part 'val': no predictions"):
         mistakes_sheet(_predictions(), Loader(), part="val")
+
+
+def test_worst_mistakes__are_of_the_part_and_the_surest_first() -> None:
+    frame = pl.DataFrame(
+        {
+            "image_id": list("abcde"),
+            "part": ["test", "test", "val", "test", "test"],
+            "path": [f"{n}.png" for n in range(5)],
+            "correct": [False, True, False, False, False],
+            "confidence": [0.6, 0.99, 0.98, 0.7, 0.7],
+        }
+    )
+    assert worst_mistakes(frame, most=2)["image_id"].to_list() == ["d", "e"]
+    assert worst_mistakes(frame, most=9)["image_id"].to_list() == ["d", "e", "a"]
+
+
+def test_saliency_sheet__the_heat_lies_where_the_map_is_high() -> None:
+    mistakes = pl.DataFrame({"truth": ["cat"], "prediction": ["dog"], "confidence": [0.9]})
+    grey = np.full((1, 3, 64, 64), 90, dtype=np.uint8)
+    map_hw = np.zeros((4, 4), dtype=np.float32)
+    map_hw[0, 3] = 1
+    sheet = saliency_sheet(mistakes, grey, map_hw[None], method="Grad-CAM")
+    pixels = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB")).astype(int)
+    coloured = np.abs(pixels[..., 0] - pixels[..., 2])
+    places = np.argwhere(coloured > 60)
+    # Of the two tiles of 112 pixels the heat is in the second, at its top right.
+    assert places[:, 1].min() > 6 + 112 + 6 + 56
+    assert places[:, 0].max() < 6 + 56
+    assert len(sheet) <= MAX_PICTURE_BYTES

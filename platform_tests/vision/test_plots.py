@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from platform_assets.vision import plots
+from platform_assets.vision.embedding_maps import embedding_map
 from platform_assets.vision.figures import MAX_PICTURE_BYTES, PictureTooLarge, as_markdown, shown
 
 NAMES = ("apple $1", "Golden-Delicious apples of the year, second box", "苹果", "Äpfel_Birnen")
@@ -77,7 +78,7 @@ LATENCY = pl.DataFrame(
 def _embedding_map(images: int, classes: int, dim: int) -> bytes:
     names = _names(classes)
     vectors = np.random.default_rng(0).normal(size=(images, dim)).astype(np.float32)
-    return plots.embedding_map(vectors, [names[i % classes] for i in range(images)])
+    return embedding_map(vectors, [names[i % classes] for i in range(images)])
 
 
 PICTURES: dict[str, Callable[[], bytes]] = {
@@ -90,7 +91,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     },
     **{f"leaderboard_{n}": lambda n=n: plots.leaderboard_bars(_board(n)) for n in (1, 30)},
     **{f"embedding_map_{k}": lambda k=k: _embedding_map(300, k, 8) for k in (1, 10, 81)},
-    "embedding_map_of_equal_vectors": lambda: plots.embedding_map(np.ones((4, 3), np.float32), ["a", "b", "a", "b"]),
+    "embedding_map_of_equal_vectors": lambda: embedding_map(np.ones((4, 3), np.float32), ["a", "b", "a", "b"]),
     "latency": lambda: plots.latency_bars(LATENCY),
     "reliability": lambda: plots.reliability_diagram(BINS),
 }

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.cards.licences import StatedLicence, missing
 from platform_assets.vision.cards.markdown import number
+from platform_assets.vision.cards.pages import rendered
 from platform_assets.vision.cards.thumbnails import Load, class_samples, data_uris
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.profile import Profile
 from platform_assets.vision.quality.findings import Findings
 from platform_assets.vision.splits import PARTS, absent_classes
 
-_TEMPLATES = Path(__file__).parents[2] / "templates"
 _PICTURE_BYTES = 2_200_000
 _TABLE_ROWS = 1000
 _SAMPLED_CLASSES, _SAMPLES, _MOST_SAMPLES, _FEWEST_SAMPLES = 100, 400, 24, 4
@@ -85,19 +80,13 @@ def profile_page(facts: ProfilePageFacts, load: Load) -> str:
     }
     shots = [shot for group in strips.values() for strip in group for shot in strip.shots]
     uris = data_uris([shot.path for shot in shots], load, most_bytes=_PICTURE_BYTES)
-    script = (_TEMPLATES / "profile_page.js").read_text(encoding="utf-8")
-    return (
-        _environment()
-        .get_template("profile_page.html")
-        .render(
-            facts=facts,
-            **_tables(facts),
-            near_groups=len(near_groups),
-            strips=strips,
-            uris=dict(zip(shots, uris, strict=True)),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return rendered(
+        "profile_page.html",
+        facts=facts,
+        **_tables(facts),
+        near_groups=len(near_groups),
+        strips=strips,
+        uris=dict(zip(shots, uris, strict=True)),
     )
 
 
@@ -118,19 +107,6 @@ def _tables(facts: ProfilePageFacts) -> dict[str, Any]:
         "copies": facts.rejected["reason"].is_in(["duplicate_bytes", "duplicate_path"]).sum(),
         "faults": _fault_counts(facts.findings.image_faults),
     }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["number"] = lambda value: f"{value:,.0f}" if value == round(value) else number(value)
-    return environment
 
 
 def _class_strips(records: pl.DataFrame) -> Iterator[_Strip]:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -19,9 +14,9 @@ from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.profile import profile
 from platform_assets.vision.quality.findings import Findings
+from platform_tests.vision.cards.pages import CHROMIUM, Elements, browse, require_accessible, require_alone, with_script
 from platform_tests.vision.pictures import encoded, noise
 
-CHROMIUM = shutil.which("chromium")
 EVIL = '<script>document.title="owned"</script>"\' onerror=x <img src=https://evil.example/x.png>'
 LABELS = ["apple", EVIL, "pear"]
 
@@ -79,50 +74,17 @@ def _findings() -> Findings:
     )
 
 
-class _Elements(HTMLParser):
-    """All elements of a page, with their attributes, and the text of its body."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return profile_page(_facts(findings=_findings()), _file)
 
 
 def test_page__names_no_resource_but_its_own(page: str) -> None:
-    elements = _Elements(page)
-    for attributes in (attributes for _, attributes in elements.found):
-        for name in {"src", "href", "srcset", "action", "data", "poster", "background"} & attributes.keys():
-            assert (attributes[name] or "").startswith(("data:", "#"))
-        assert not [name for name in attributes if name.startswith("on")]
-    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    assert not re.search(r"url\(|@import", "".join(styles) + "".join(a.get("style") or "" for _, a in elements.found))
-    policy = next(a["content"] for a in elements.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy is not None
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    assert "http" not in policy
+    require_alone(page)
 
 
 def test_page__text_from_data_is_text(page: str) -> None:
-    elements = _Elements(page)
+    elements = Elements(page)
     assert len(elements.named("script")) == 1
     assert len(elements.named("b")) == len(elements.named("i")) == 0
     assert elements.text.count('<script>document.title="owned"</script>') >= 5
@@ -137,23 +99,17 @@ def test_page__runs_no_script_but_its_own(page: str) -> None:
 
 
 def test_page__every_picture_and_column_has_a_name(page: str) -> None:
-    elements = _Elements(page)
+    elements = Elements(page)
     pictures = elements.named("img")
     assert len(pictures) == 10 + 2 + 3 + 2
     assert all(picture["alt"] for picture in pictures)
     assert "apple, blurry, score 0.1250: in/0.png" not in [picture["alt"] for picture in pictures]
     assert "blurry, score 0.1250: in/0.png" in [picture["alt"] for picture in pictures]
-    assert all(head.get("scope") in {"col", "row"} for head in elements.named("th"))
-    assert len(elements.named("table")) == len(elements.named("caption"))
-    headings = [int(tag[1]) for tag, _ in elements.found if re.fullmatch(r"h\d", tag)]
-    assert headings.count(1) == 1
-    assert all(deeper - above <= 1 for above, deeper in pairwise(headings))
-    ids = {attributes.get("id") for _, attributes in elements.found}
-    assert {(link["href"] or "")[1:] for link in elements.named("a")} <= ids
+    require_accessible(page)
 
 
 def test_page__numbers(page: str) -> None:
-    text = _Elements(page).text
+    text = Elements(page).text
     for said in (
         *("apple 2 3 5", "No image in val of 3 classes", "apple 5 of 5", "width 40 40 90", "height 30 30 30"),
         *("red 0.2500 0.1000", "PNG RGB 10", "10:9 to 3:2 9", "wider than 2:1 1", "40 x 30 9", "90 x 30 1"),
@@ -166,13 +122,13 @@ def test_page__numbers(page: str) -> None:
 
 def test_page__what_was_not_looked_for_and_what_was_not_found() -> None:
     rejected = pl.DataFrame(schema=dict.fromkeys(("path", "reason", "detail"), pl.String))
-    bare = _Elements(profile_page(_facts(rejected=rejected, licence=None), _file)).text
+    bare = Elements(profile_page(_facts(rejected=rejected, licence=None), _file)).text
     assert bare.count("Not looked for.") == 2
     assert "Near duplicates: not looked for." in bare
     assert "Every file was taken in." in bare
     assert "id: no licence is stated; give an SPDX id" in bare
     empty = {name: frame.clear() for name, frame in _findings() if frame is not None}
-    nothing = _Elements(profile_page(_facts(findings=Findings(**empty)), _file)).text
+    nothing = Elements(profile_page(_facts(findings=Findings(**empty)), _file)).text
     assert nothing.count("None found.") == 2
     assert "Near duplicates: 0 groups." in nothing
 
@@ -181,7 +137,7 @@ def test_page__leaks_and_copies_are_counted() -> None:
     records = _records()
     leaked = pl.concat([records, records.head(2).with_columns(split=pl.lit("val"))])
     rejected = pl.DataFrame({"path": ["a", "b"], "reason": ["duplicate_bytes", "truncated"], "detail": ["", ""]})
-    text = _Elements(profile_page(_facts(records=leaked, profile=profile(leaked), rejected=rejected), _file)).text
+    text = Elements(profile_page(_facts(records=leaked, profile=profile(leaked), rejected=rejected), _file)).text
     assert "2 images stand in more than one part." in text
     assert "1 copies were not taken in." in text
 
@@ -197,7 +153,7 @@ def test_page__many_classes_are_bounded_and_what_is_left_out_is_said() -> None:
     records = pl.concat([one.with_columns(label=pl.lit(f"c{i:04}"), image_id=pl.lit(f"{i:064x}")) for i in range(1003)])
     names = LabelMap.from_labels(records["label"])
     page = profile_page(_facts(records=records, profile=profile(records), label_map=names), _file)
-    text = _Elements(page).text
+    text = Elements(page).text
     assert len(page) < 3_000_000
     assert "The 100 largest classes; 903 smaller ones are left out." in text
     assert "1,000 of 1,003 classes" in text
@@ -216,16 +172,12 @@ for (const head of [0, 0, 3, 3]) {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 def test_page__in_a_browser_it_sorts_says_nothing_and_asks_for_nothing(page: str, tmp_path: Path) -> None:
-    clicks = base64.b64encode(hashlib.sha256(CLICKS.encode()).digest()).decode()
-    page = page.replace("script-src ", f"script-src 'sha256-{clicks}' ").replace(
-        "</body>", f"<script>{CLICKS}</script></body>"
-    )
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    dom, console, asked = _browse(tmp_path / "page.html")
+    (tmp_path / "page.html").write_text(with_script(page, CLICKS), encoding="utf-8")
+    dom, console, asked = browse(tmp_path / "page.html")
     assert console == []
     assert asked == set()
     assert "<title>fruit, 0123456789abcdef &lt;ap pa&lt; a&lt;p p&lt;a</title>" in dom
-    heads = [head for head in _Elements(dom).named("th") if "data-sort" in head]
+    heads = [head for head in Elements(dom).named("th") if "data-sort" in head]
     assert [head.get("aria-sort") for head in heads[:4]] == [None, None, None, "ascending"]
 
 
@@ -234,28 +186,6 @@ def test_browser__sees_a_page_that_asks_and_complains(tmp_path: Path) -> None:
     """What the test above relies on."""
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('oh'); nothing.here</script>")
-    _, console, asked = _browse(bad)
+    _, console, asked = browse(bad)
     assert len([line for line in console if "oh" in line or "nothing is not defined" in line]) == 2
     assert "http://127.0.0.1:9/x.png" in asked
-
-
-def _browse(page: Path) -> tuple[str, list[str], set[str]]:
-    """The DOM after scripts ran, lines of the console, and every address that the page asked for."""
-    log = page.with_suffix(".netlog")
-    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-    done = subprocess.run(
-        [
-            *(CHROMIUM or "", *(f"--{flag}" for flag in flags.split()), "--disable-sync", "--enable-logging=stderr"),
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            *(f"--user-data-dir={page.parent / 'profile'}", f"--log-net-log={log}", "--dump-dom", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "HOME": str(page.parent)},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    # Chromium asks its makers for this and that on its own; those requests have no page as their initiator.
-    asked = re.findall(r'"initiator":"(?!not an origin)[^"]*".*?"url":"((?!data:)[^"]+)"', log.read_text())
-    return done.stdout, console, set(asked)

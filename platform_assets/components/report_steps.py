@@ -1,0 +1,261 @@
+"""The body of the report asset, and its facts from the tables of an experiment and the folders of its trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.components import metadata as show
+from platform_assets.components.champion_steps import read_champion
+from platform_assets.components.leaderboard_steps import conclusion, metrics_rows
+from platform_assets.components.specs import data_version
+from platform_assets.components.view_steps import view_pictures
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.experiment_spec import ExperimentSpec
+    from platform_assets.components.vision_dataset import VisionDatasetSpec
+    from platform_assets.resources import FilesResource
+    from platform_assets.stores.outputs import OutputFolder, Outputs
+    from platform_assets.stores.tables import Tables
+    from platform_assets.vision.cards.line_charts import Line, LineChart
+    from platform_assets.vision.cards.report_facts import Outcome, ReportFacts, Serving, ShownTrial
+
+REPORT = (
+    "The experiment in one HTML page that needs no network: leaderboard, paired tests, gate and checks, curves, classes, worst "
+    "mistakes, environment and the commands that make it again."
+)
+CODE = ("vision.cards.report_page", "vision.cards.report_markdown", "vision.comparison")
+CHARTED_VARIANTS, CHARTED_SEEDS = 12, 6
+MISTAKES = 32
+
+
+class StaleLeaderboard(ValueError):
+    """A leaderboard of other trials than there are now."""
+
+
+def report(
+    context: dg.AssetExecutionContext,
+    spec: ExperimentSpec,
+    dataset: VisionDatasetSpec,
+    tables: Tables,
+    outputs: Outputs,
+    files: FilesResource,
+) -> dg.MaterializeResult[Any]:
+    from platform_assets.vision.cards.report_markdown import report_markdown
+
+    keys = context.repository_def.asset_graph.asset_check_keys
+    checks = latest_checks(context.instance, keys, spec.key)
+    facts = report_facts(spec, tables, outputs, checks=checks)
+    page = html_page(facts, image_root(spec, dataset, files))
+    path = files.card(*spec.key, "report", suffix=".html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return dg.MaterializeResult(
+        data_version=data_version(page),
+        metadata={
+            "page": dg.MetadataValue.path(str(path)),
+            "page_bytes": len(page.encode()),
+            "preview": dg.MetadataValue.md(report_markdown(facts)),
+            "trials": facts.trials.height,
+            "failed": show.table(_failed(facts)) if facts.failed else 0,
+            "confusion": show.picture(facts.shown.pictures["confusion.png"]),
+        },
+    )
+
+
+def _failed(facts: ReportFacts) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([outcome.model_dump(include={"name", "said"}) for outcome in facts.failed])
+
+
+def html_page(facts: ReportFacts, images: Path) -> str:
+    """`images` is the folder that the paths of predictions start at."""
+    from platform_assets.vision.cards.report_page import report_page
+
+    return report_page(facts, lambda path: (images / path).read_bytes())
+
+
+def image_root(spec: ExperimentSpec, dataset: VisionDatasetSpec, files: FilesResource) -> Path:
+    return files.tiny_subset(dataset.name) if spec.subset == "tiny" else files.source_root(dataset.source)
+
+
+def report_facts(
+    spec: ExperimentSpec, tables: Tables, outputs: Outputs, *, checks: Sequence[Outcome] = ()
+) -> ReportFacts:
+    """Raises MissingTable, naming the command, where a trial or the leaderboard was not materialized, and StaleLeaderboard."""
+    import polars as pl
+
+    from platform_assets.vision.cards.report_facts import ReportFacts
+
+    board, rows = tables.read([*spec.key, "leaderboard"]), metrics_rows(spec, tables)
+    _require_current(spec, board, rows)
+    made = pl.concat([tables.read([*spec.key, "checkpoint"], trial) for trial in spec.trials], how="vertical_relaxed")
+    folders = {trial: outputs.at(url) for trial, url in made.select("trial", "folder_url").rows()}
+    stamps = [json.loads(folder.path("env.json").read_bytes()) for folder in folders.values()]
+    shown = _shown(spec, tables, rows, folders)
+    return ReportFacts(
+        experiment="/".join(spec.key),
+        description=spec.description,
+        metric=spec.metric,
+        baseline=spec.baseline,
+        dataset_version=tables.current_version([spec.dataset, "records"]) or "",
+        board=board,
+        trials=rows,
+        words=tuple(conclusion(board, spec).splitlines()),
+        charts=tuple(_charts(spec, board, folders)),
+        shown=shown,
+        serving=_serving(spec, tables),
+        gate=tuple(gate_outcomes(spec, tables)),
+        checks=tuple(checks),
+        env_hashes=tuple(dict.fromkeys(stamp["env_hash"] for stamp in stamps)),
+        commits=tuple(dict.fromkeys(stamp["git_commit"] or "not in git" for stamp in stamps)),
+        commands=tuple(_commands(spec, shown.environment["git_commit"])),
+    )
+
+
+def _require_current(spec: ExperimentSpec, board: pl.DataFrame, rows: pl.DataFrame) -> None:
+    import polars as pl
+
+    means = dict(rows.group_by("variant").agg(pl.col(f"val_{spec.metric}").mean()).iter_rows())
+    found = dict(board.select("variant", "val_mean").iter_rows())
+    changed = sorted(v for v in means.keys() | found.keys() if abs(means.get(v, -1) - found.get(v, -1)) > 1e-9)
+    if changed:
+        name = "/".join(spec.key)
+        raise StaleLeaderboard(
+            f"{name}/leaderboard is of other trials of {', '.join(changed[:5])} than there are now; make it again with: "
+            f"kestrel materialize {name}"
+        )
+
+
+def _shown(spec: ExperimentSpec, tables: Tables, rows: pl.DataFrame, folders: dict[str, OutputFolder]) -> ShownTrial:
+    from platform_assets.vision.cards.report_facts import ShownTrial
+    from platform_assets.vision.comparison import choose_champion
+    from platform_assets.vision.evaluation import Metrics, reliability_bins
+    from platform_assets.vision.galleries import worst_mistakes
+    from platform_assets.vision.plots import confusion_matrix, reliability_diagram
+
+    chosen = choose_champion(rows, metric=spec.metric)
+    folder = folders[chosen.trial]
+    predictions = tables.read([*spec.key, "predictions"], chosen.trial)
+    test = Metrics.model_validate(json.loads(folder.path("metrics.json").read_bytes())["test"])
+    pictures = {
+        "confusion.png": confusion_matrix(test.confusion, [entry.label for entry in test.per_class]),
+        "reliability.png": reliability_diagram(reliability_bins(predictions, "test")),
+    }
+    return ShownTrial(
+        trial=chosen.trial,
+        checkpoint_id=folder.manifest().checkpoint_id,
+        choice=chosen.reason,
+        test=test,
+        mistakes=worst_mistakes(predictions, most=MISTAKES),
+        pictures=pictures | view_pictures(folder),
+        environment=json.loads(folder.path("env.json").read_bytes()),
+    )
+
+
+def _serving(spec: ExperimentSpec, tables: Tables) -> Serving | None:
+    from platform_assets.vision.cards.report_facts import Serving
+
+    if not tables.exists([*spec.key, "champion"]):
+        return None
+    return Serving.model_validate(read_champion(spec, tables).model_dump(include=set(Serving.model_fields)))
+
+
+def gate_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
+    """The verdict as a rule that holds unless the candidate is refused; None where the gate was not asked."""
+    from platform_assets.vision.cards.report_facts import Outcome
+
+    serving = _serving(spec, tables)
+    if serving is None:
+        return [
+            Outcome(name="verdict", passed=None, said="the gate was not asked, or refused with no model in service")
+        ]
+    said = f"{serving.candidate} is {serving.verdict}: {serving.reason}"
+    return [Outcome(name="verdict", passed=serving.verdict != "refused", said=said)]
+
+
+def trial_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
+    """Every trial of the YAML file; one without metrics has failed or was not run."""
+    from platform_assets.vision.cards.report_facts import Outcome
+
+    outcomes = []
+    for trial in spec.trials:
+        if not tables.exists([*spec.key, "metrics"], trial):
+            cure = f"kestrel materialize {'/'.join(spec.key)} --trial {trial}"
+            outcomes.append(Outcome(name=trial, passed=False, said=f"it has no metrics; make them with: {cure}"))
+            continue
+        row = tables.read([*spec.key, "metrics"], trial).row(0, named=True)
+        said = (
+            f"test {spec.metric} {row[f'test_{spec.metric}']:.4f}, val {row[f'val_{spec.metric}']:.4f}, "
+            f"checkpoint {row['checkpoint_id']}"
+        )
+        outcomes.append(Outcome(name=trial, passed=True, said=said, seconds=row["train_seconds"]))
+    return outcomes
+
+
+def _charts(spec: ExperimentSpec, board: pl.DataFrame, folders: dict[str, OutputFolder]) -> Iterator[LineChart]:
+    """The course of the first seeds of the best variants; a combination has none."""
+    import polars as pl
+
+    from platform_assets.vision.cards.line_charts import LineChart
+
+    for variant in board["variant"].head(CHARTED_VARIANTS):
+        trials = [trial for trial, (name, _) in spec.trials.items() if name == variant][:CHARTED_SEEDS]
+        courses = {trial: _course(trial, pl.read_parquet(folders[trial].path("history.parquet"))) for trial in trials}
+        x_labels = {label for label, _ in courses.values()}
+        lines = tuple(line for _, line in courses.values() if line is not None)
+        if lines and len(x_labels) == 1:
+            yield LineChart(title=variant, x_label=x_labels.pop(), y_label=f"val {spec.metric}", lines=lines)
+
+
+def _course(trial: str, history: pl.DataFrame) -> tuple[str, Line | None]:
+    """What the horizontal axis is, and the metric on val along it: by epoch, or by the option that a head was chosen by."""
+    from platform_assets.vision.cards.line_charts import Line
+    from platform_assets.vision.plots import OPTION_NAMES
+
+    axis = next((name for name in ("epoch", *OPTION_NAMES) if name in history.columns), None)
+    if axis is None:
+        return "", None
+    if "features" in history.columns:  # of the features that were chosen, one line
+        history = history.filter(features=history.filter("chosen")["features"][0])
+    rows = history.drop_nulls([axis, "val_metric"]).sort(axis)
+    points = tuple((float(x), float(y)) for x, y in rows.select(axis, "val_metric").rows())
+    return OPTION_NAMES.get(axis, axis).partition(" (")[0], Line(name=trial, points=points) if points else None
+
+
+def _commands(spec: ExperimentSpec, commit: str | None) -> Iterator[str]:
+    """From a clone to these tables; what a checkout alone does not give is said."""
+    if commit is None:
+        yield "# the project was not in git when the trial was made"
+    else:
+        sha = commit.removesuffix("-dirty")
+        yield f"git checkout {sha}" + ("  # with changes that were not committed" if sha != commit else "")
+    yield "make setup  # a project of your own: install the versions of env.json"
+    yield f"kestrel materialize {spec.dataset}"
+    yield f"kestrel materialize {'/'.join(spec.key)}"
+    yield f"kestrel report {'/'.join(spec.key)} --format html --output report.html"
+
+
+def latest_checks(
+    instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey], prefix: Sequence[str]
+) -> list[Outcome]:
+    """The last evaluation of every check on the assets of an experiment; None where there is none."""
+    from platform_assets.vision.cards.report_facts import Outcome
+
+    wanted = sorted(key for key in keys if list(key.asset_key.path[: len(prefix)]) == list(prefix))
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
+    outcomes = []
+    for key in wanted:
+        record = found.get(key)
+        evaluation = record.event.asset_check_evaluation if record and record.event else None
+        passed = None if evaluation is None else bool(evaluation.passed)
+        said = "" if evaluation is None else evaluation.description or ""
+        outcomes.append(Outcome(name=f"{key.asset_key.path[-1]}.{key.name}", passed=passed, said=said))
+    return outcomes

@@ -1,0 +1,153 @@
+"""What is left of a trial to look at beside its figures: pictures, TensorBoard, FiftyOne and predictions.jsonl."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.components import metadata as show
+from platform_assets.components.checkpoint_steps import trial_vectors
+from platform_assets.components.specs import code_version
+from platform_assets.vision.modes import FROZEN_MODES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.components.desk import Desk
+    from platform_assets.stores.outputs import OutputFolder
+    from platform_assets.vision.models import Classifier
+    from platform_assets.vision.recipes import ResolvedTrial
+
+VIEWS, FIFTYONE, EVALUATION_LOG = "views", "fiftyone", "tb/evaluation"
+MADE_FROM = "made_from.json"
+EXPLAINED, PARTS_SHOWN = 12, 12
+CODE = (
+    *("vision.galleries", "vision.saliency", "vision.embedding_maps", "vision.fiftyone_folder", "vision.part_pictures"),
+    *("vision.prediction_lines", "vision.tensorboard_views"),
+)
+
+
+def add_views(desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame) -> dict[str, Any]:
+    """The pictures of these predictions as metadata; they and all other views join the folder of the trial.
+
+    Views of the same predictions by the same code are taken as they are.
+    """
+    folder, made_from = desk.folder(trial.trial), _made_from(desk, trial)
+    if _read_made_from(desk, trial) != made_from:
+        vectors = trial_vectors(desk, trial) if trial.mode in FROZEN_MODES else None
+        _add_lists(desk, trial, frame, vectors)
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, picture in _pictures(desk, trial, classifier, frame, vectors):
+                Path(scratch, name).write_bytes(picture)
+            Path(scratch, MADE_FROM).write_text(json.dumps(made_from, indent=2) + "\n")
+            folder.add_tree(VIEWS, Path(scratch))
+    return {Path(name).stem: show.picture(picture) for name, picture in view_pictures(folder).items()}
+
+
+def view_pictures(folder: OutputFolder) -> dict[str, bytes]:
+    """The pictures among the views of a trial, by file name."""
+    names = [name for name in folder.manifest().files if name.startswith(f"{VIEWS}/") and not name.endswith(".json")]
+    return {name.removeprefix(f"{VIEWS}/"): folder.path(name).read_bytes() for name in names}
+
+
+def _made_from(desk: Desk, trial: ResolvedTrial) -> dict[str, str]:
+    """All that the views follow from."""
+    return {
+        "predictions": desk.folder(trial.trial).manifest().files["predictions.parquet"].sha256,
+        "images": str(desk.inputs.root),
+        "code": code_version(*CODE),
+    }
+
+
+def _read_made_from(desk: Desk, trial: ResolvedTrial) -> dict[str, str] | None:
+    folder, name = desk.folder(trial.trial), f"{VIEWS}/{MADE_FROM}"
+    if name not in folder.manifest().files:
+        return None
+    said: dict[str, str] = json.loads(folder.path(name).read_bytes())
+    return said
+
+
+def _pictures(
+    desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame | None
+) -> Iterator[tuple[str, bytes]]:
+    """File name and content of every picture that there can be of this trial."""
+    from platform_assets.vision.galleries import mistakes_sheet
+
+    yield "worst_mistakes.jpg", mistakes_sheet(frame, lambda path: (desk.inputs.root / path).read_bytes())
+    explained = _explained(desk, trial, classifier, frame)
+    if explained is not None:
+        yield "saliency.jpg", explained
+    if vectors is not None:
+        yield "embedding_map.png", _error_map(frame, vectors)
+    if trial.parts:
+        yield "parts.png", _parts(desk, trial, classifier)
+
+
+def _explained(desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame) -> bytes | None:
+    """Where the evidence for the worst mistakes is; None without mistakes, or where the network does not show it."""
+    from platform_assets.vision.galleries import saliency_sheet, worst_mistakes
+    from platform_assets.vision.models import place
+    from platform_assets.vision.saliency import saliency
+
+    worst = worst_mistakes(frame, most=EXPLAINED)
+    if worst.is_empty():
+        return None
+    images = _pixels(desk, trial, worst)
+    place(classifier, desk.compute.choose(desk.context.log).device)
+    found = saliency(classifier, images, worst["prediction_index"].to_numpy())
+    return None if found is None else saliency_sheet(worst, images, found.maps_nhw, method=found.method)
+
+
+def _pixels(desk: Desk, trial: ResolvedTrial, rows: pl.DataFrame) -> Any:
+    """images_nchw of a few rows, read anew: the decoded images that the next trial needs stay in memory."""
+    from platform_assets.vision.cropping import boxes_of
+    from platform_assets.vision.datasets import load_images
+
+    records = rows.select("path").join(desk.inputs.records, on="path", how="left", maintain_order="left")
+    paths = [desk.inputs.root / path for path in records["path"]]
+    return load_images(paths, trial.preprocessing, boxes=boxes_of(records, trial.preprocessing))
+
+
+def _error_map(frame: pl.DataFrame, vectors: pl.DataFrame) -> bytes:
+    """Of a sample of test that is stable by hash."""
+    from platform_assets.vision.embedding_maps import MAPPED_IMAGES, error_map, neighbour_points
+
+    test = frame.filter(part="test").sort("image_id").head(MAPPED_IMAGES)
+    mapped = test.select("image_id", "truth", "correct").join(vectors, on="image_id", maintain_order="left")
+    return error_map(neighbour_points(mapped["vector"].to_numpy()), list(mapped["truth"]), list(mapped["correct"]))
+
+
+def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier) -> bytes:
+    """What the last block looked at in a dozen images of test, classes in turn."""
+    from platform_assets.vision.galleries import classes_in_turn
+    from platform_assets.vision.part_pictures import looked_at
+
+    test = classes_in_turn(desk.inputs.records_of(trial).filter(split="test"), most=PARTS_SHOWN)
+    return looked_at(classifier, _pixels(desk, trial, test))
+
+
+def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: pl.DataFrame | None) -> None:
+    """The predictions as other tools read them."""
+    from platform_assets.vision.fiftyone_folder import write_fiftyone
+    from platform_assets.vision.prediction_lines import PREDICTIONS_JSONL, as_jsonl
+
+    folder, label_map = desk.folder(trial.trial), desk.inputs.label_map
+    folder.add(PREDICTIONS_JSONL, as_jsonl(frame, label_map))
+    with tempfile.TemporaryDirectory() as scratch:
+        of_frame = None if vectors is None else vectors.join(frame, on="image_id", how="semi")
+        write_fiftyone(Path(scratch), frame, root=desk.inputs.root, label_map=label_map, vectors=of_frame)
+        folder.add_tree(FIFTYONE, Path(scratch))
+
+
+def add_evaluation_log(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, pictures: Mapping[str, bytes]) -> None:
+    """PR curves, pictures and, of a probe, the vectors for the embedding projector, under the trial's tb/."""
+    from platform_assets.vision.tensorboard_views import write_evaluation, write_projector
+
+    with tempfile.TemporaryDirectory() as scratch:
+        write_evaluation(Path(scratch), frame, desk.inputs.label_map, pictures)
+        if trial.mode in FROZEN_MODES:
+            write_projector(Path(scratch), frame, trial_vectors(desk, trial))
+        desk.folder(trial.trial).add_tree(EVALUATION_LOG, Path(scratch))
