@@ -87,9 +87,9 @@ def open_replay(folder: OutputFolder, settings: Settings, scratch: Path, say: Sa
 
 def _inputs(folder: OutputFolder, trial: ResolvedTrial, version: str, settings: Settings, say: Say) -> Inputs:
     from platform_assets.components.inputs import Inputs
+    from platform_assets.components.project_specs import experiments
     from platform_assets.project_datasets import ProjectDatasets
     from platform_assets.resources import resources
-    from platform_assets.results import experiments
     from platform_assets.vision.label_map import LabelMap
 
     key = [trial.dataset, trial.experiment]

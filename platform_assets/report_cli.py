@@ -67,9 +67,9 @@ def _written(spec: ExperimentSpec, format_: str) -> str:
 
 
 def _html(spec: ExperimentSpec, settings: Settings) -> str:
+    from platform_assets.components.project_specs import dataset_of
     from platform_assets.components.report_steps import html_page, image_root
     from platform_assets.resources import resources
-    from platform_assets.results import dataset_of
 
     images = image_root(spec, dataset_of(spec, Path.cwd()), resources(settings)["files"])
     return html_page(_facts(spec, settings), images)

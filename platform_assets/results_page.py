@@ -59,8 +59,8 @@ class Results(NamedTuple):
 def read_results(what: str) -> Results:
     """`elpv/probes` of the project here, or `FOLDER:grocery/probe` of another one. Raises NoResults and MissingTable."""
     from platform_assets.components.leaderboard_steps import conclusion
+    from platform_assets.components.project_specs import experiments
     from platform_assets.resources import resources
-    from platform_assets.results import experiments
     from platform_assets.stores.tables import Tables
     from platform_assets.trial_stamps import read_stamp
 

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import main
+from platform_assets.components.project_specs import experiments
 from platform_assets.registry_cli import promote_command
-from platform_assets.results import experiments
 from platform_assets.stores.runs import Runs
 from platform_tests.commands import done, instance_of
 from platform_tests.components.projects import CNN, Project, experiment_yaml, project, write_images

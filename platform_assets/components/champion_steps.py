@@ -223,7 +223,7 @@ def _result(desk: Desk, row: ChampionRow, record: GateRecord, records: list[Gate
 def _figures_in_service(desk: Desk, row: ChampionRow) -> dict[str, Any]:
     """What the model in service reached on its own test images, from its own folder."""
     from platform_assets.vision.checkpoints import read_label_map
-    from platform_assets.vision.evaluation import Metrics
+    from platform_assets.vision.metrics import Metrics
     from platform_assets.vision.plots import confusion_matrix
 
     folder = desk.outputs.at(row.folder_url)

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from platform_assets.components.check_results import red_checks
+from platform_assets.components.metrics_steps import CALIBRATION
 from platform_assets.components.quality_steps import near_duplicate_check
 from platform_assets.components.records_steps import record_checks
 from platform_assets.components.trial_checks import checks as trial_checks
-from platform_assets.components.trial_steps import CALIBRATION
 
 if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.desk import CheckpointRow, Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.evaluation import Metrics
     from platform_assets.vision.gates import Finding
+    from platform_assets.vision.metrics import Metrics
 
 PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
 
@@ -118,9 +118,12 @@ def _recomputed(
     """Every figure that is written down, against the predictions of the folder."""
     from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
+    from platform_assets.vision.evaluation_rules import evaluation_rules
     from platform_assets.vision.gate_evidence import figure_faults
 
-    found = {part: compute_metrics(predictions, desk.inputs.label_map, part) for part in ("val", "test")}
+    label_map = desk.inputs.label_map
+    rules = evaluation_rules(desk.inputs.records_of(desk.inputs.trial(candidate.trial)), label_map, desk.spec.costs)
+    found = {part: compute_metrics(predictions, label_map, part, rules=rules) for part in ("val", "test")}
     said = json.loads(folder.path(METRICS_FILE).read_bytes())
     faults = figure_faults(candidate.metrics, said, found)
     fitted = calibrate(*logits_and_truth(predictions, "val"), desk.spec.uncertainty)

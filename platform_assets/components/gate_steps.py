@@ -121,9 +121,8 @@ def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tu
         rule = "max_regression"
         return None, [Finding(rule=rule, passed=False, measured=None, threshold=0, said=said, otherwise="kept")]
     theirs = _predictions_of(desk, _classifier(desk, incumbent.folder_url), challenger)
-    metric, groups = desk.spec.metric, _groups(desk.inputs.records)
-    comparison = compare(challenger, theirs, metric=metric, groups=groups)
-    return comparison, compared(comparison, desk.spec.gate, metric)
+    comparison = compare(challenger, theirs, metric=desk.spec.metric)
+    return comparison, compared(comparison, desk.spec.gate, desk.spec.metric)
 
 
 def _classifier(desk: Desk, folder_url: str) -> Classifier:
@@ -137,21 +136,14 @@ def _predictions_of(desk: Desk, classifier: Classifier, rows: pl.DataFrame) -> p
     """The predictions of another classifier on the images of these predictions."""
     import polars as pl
 
-    from platform_assets.vision.evaluation import predict, predictions_frame
+    from platform_assets.vision.evaluation import predictions_frame
+    from platform_assets.vision.inference import predict
 
     boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
     records = rows.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
     device = desk.compute.choose(desk.context.log).device
     logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
     return predictions_frame(records, logits, desk.inputs.label_map)
-
-
-def _groups(records: pl.DataFrame) -> pl.DataFrame:
-    """image_id and group, null where the records have none."""
-    import polars as pl
-
-    known = pl.col("group").cast(pl.String) if "group" in records.columns else pl.lit(None, pl.String)
-    return records.select("image_id", group=known)
 
 
 def _approval(desk: Desk, candidate: Candidate, rule: ApprovalRule, approvals: Sequence[Approval]) -> Finding:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from platform_assets.vision.bootstrap import percentile_interval, resampled_counts, weight_blocks
 from platform_assets.vision.comparison import mcnemar
-from platform_assets.vision.evaluation import Metrics, predict, predictions_of_part
+from platform_assets.vision.evaluation import predictions_of_part, unit_indices
 from platform_assets.vision.gates import ClassFloor, Comparison, Finding, at_least
+from platform_assets.vision.inference import predict
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.recipes import MetricName
-from platform_assets.vision.scores import SCORES, bootstrap_weights, count, percentile_interval, resampled_counts
+from platform_assets.vision.scores import SCORES, count
 
 if TYPE_CHECKING:
     from platform_assets.vision.models import Classifier
@@ -69,7 +72,7 @@ def _columns(figures: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(figures)
     for name in [name for name in figures if name.endswith("_interval")]:
         stem = name.removesuffix("_interval")
-        flat |= dict(zip((f"{stem}_low", f"{stem}_high"), flat.pop(name), strict=True))
+        flat |= dict(zip((f"{stem}_low", f"{stem}_high"), flat.pop(name) or (None, None), strict=True))
     return flat
 
 
@@ -101,27 +104,22 @@ def lowest_class(test: Metrics, floor: ClassFloor) -> Finding:
     return at_least("class_floor", scores[label], floor.minimum, said)
 
 
-def compare(
-    challenger: pl.DataFrame, incumbent: pl.DataFrame, *, metric: MetricName, groups: pl.DataFrame
-) -> Comparison:
-    """Predictions of two models on the same images of test. Whole groups are drawn by the bootstrap: images of one are
-    no independent draws. `groups` has image_id and group, null for an image that stands alone.
-
-    Raises ComparisonError when the images are not the same.
+def compare(challenger: pl.DataFrame, incumbent: pl.DataFrame, *, metric: MetricName) -> Comparison:
+    """Predictions of two models on the same images of test. Whole groups, those of the challenger's frame, are drawn by
+    the bootstrap: images of one are no independent draws. Raises ComparisonError when the images are not the same.
     """
     test = mcnemar(challenger, incumbent)
     one, other = (predictions_of_part(frame, "test").sort("image_id") for frame in (challenger, incumbent))
-    truth_n, classes = one["truth_index"].to_numpy(), len(one["logits"][0])
-    joined = one.join(groups, on="image_id", how="left", maintain_order="left")
-    units = joined.select(pl.col("group").fill_null(pl.col("image_id"))).to_series().to_list()
-    names, unit_n = np.unique(units, return_inverse=True)
-    values, draws = [], []
-    for frame in (one, other):
-        prediction_n = frame["prediction_index"].to_numpy()
-        weights = (weight[unit_n] for weight in bootstrap_weights(len(names), seed=0))
-        values.append(float(SCORES[metric](count(truth_n, prediction_n, classes))))
-        draws.append(SCORES[metric](resampled_counts(truth_n, prediction_n, classes, weights)))
-    low, high = percentile_interval(draws[0] - draws[1])
+    truth_n, classes, unit_n = one["truth_index"].to_numpy(), len(one["logits"][0]), unit_indices(one)
+    predictions = [frame["prediction_index"].to_numpy() for frame in (one, other)]
+    values = [float(SCORES[metric](count(truth_n, prediction_n, classes))) for prediction_n in predictions]
+    differences = [
+        np.subtract(
+            *(SCORES[metric](resampled_counts(truth_n, each, unit_n, classes, weights)) for each in predictions)
+        )
+        for weights in weight_blocks(int(unit_n.max()) + 1, seed=0)
+    ]
+    low, high = percentile_interval(np.concatenate(differences))
     return Comparison(
         images=one.height,
         challenger=values[0],

@@ -79,7 +79,7 @@ class Finding(BaseModel):
 
 class Comparison(BaseModel):
     """Challenger and incumbent on the same images: the metric of each, the 95 % interval of the difference by paired
-    bootstrap, and how many images only one of them got right, with the exact p-value of McNemar (1947)."""
+    bootstrap, and how many images (or groups) only one of them got right, with the exact p-value of McNemar (1947)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -13,10 +13,11 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from platform_assets.vision.comparison import ComparisonError
-from platform_assets.vision.evaluation import Metrics, compute_metrics, predictions_frame
+from platform_assets.vision.evaluation import compute_metrics, predictions_frame
 from platform_assets.vision.gate_evidence import compare, figure_faults, latency_ms, lowest_class, split_faults
 from platform_assets.vision.gates import ClassFloor
 from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.models import build_classifier
 from platform_assets.vision.preprocessing import Preprocessing
 
@@ -27,10 +28,6 @@ def predicted(truth_n: Any, prediction_n: Any, *, part: str = "test") -> pl.Data
     ids = [f"{part}{number:04}" for number in range(len(truth_n))]
     rows = pl.DataFrame({"image_id": ids, "path": ids, "part": part, "label": [ABC.names[i] for i in truth_n]})
     return predictions_frame(rows, np.eye(3, dtype=np.float32)[np.asarray(prediction_n)] * 4, ABC)
-
-
-def alone(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.select("image_id", group=pl.lit(None, pl.String))
 
 
 def drawn(images: int, seed: int) -> tuple[Any, Any, Any]:
@@ -44,7 +41,7 @@ def drawn(images: int, seed: int) -> tuple[Any, Any, Any]:
 def test_compare__figures_are_scikit_learns_and_scipys() -> None:
     truth_n, one_n, other_n = drawn(300, 0)
     one, other = predicted(truth_n, one_n), predicted(truth_n, other_n).sample(fraction=1, shuffle=True, seed=1)
-    found = compare(one, other, metric="macro_f1", groups=alone(one))
+    found = compare(one, other, metric="macro_f1")
     assert found.images == 300
     assert found.challenger == pytest.approx(f1_score(truth_n, one_n, average="macro"))
     assert found.incumbent == pytest.approx(f1_score(truth_n, other_n, average="macro"))
@@ -56,9 +53,7 @@ def test_compare__figures_are_scikit_learns_and_scipys() -> None:
 def test_compare__the_interval_is_that_of_the_paired_difference() -> None:
     """Against the formula for a mean of paired differences, which top-1 is."""
     truth_n, one_n, other_n = drawn(2000, 1)
-    found = compare(
-        *(predicted(truth_n, n) for n in (one_n, other_n)), metric="top1", groups=alone(predicted(truth_n, one_n))
-    )
+    found = compare(*(predicted(truth_n, n) for n in (one_n, other_n)), metric="top1")
     difference_n = (one_n == truth_n).astype(float) - (other_n == truth_n)
     margin = 1.96 * difference_n.std() / np.sqrt(len(truth_n))
     assert found.low == pytest.approx(difference_n.mean() - margin, abs=margin / 8)
@@ -73,23 +68,23 @@ def test_compare__whole_groups_are_drawn() -> None:
     truth_n, one_n, other_n = drawn(90, 2)
     copies = [np.repeat(each, 10) for each in (truth_n, one_n, other_n)]
     frames = [predicted(copies[0], n) for n in copies[1:]]
-    grouped = frames[0].select("image_id", group=pl.int_range(pl.len()) // 10).cast({"group": pl.String})
+    grouped = [frame.with_columns(group=(pl.int_range(pl.len()) // 10).cast(pl.String)) for frame in frames]
 
-    def width(frames: list[pl.DataFrame], groups: pl.DataFrame) -> float:
-        found = compare(*frames, metric="top1", groups=groups)
+    def width(frames: list[pl.DataFrame]) -> float:
+        found = compare(*frames, metric="top1")
         return found.high - found.low
 
     plain = [predicted(truth_n, n) for n in (one_n, other_n)]
-    assert width(frames, grouped) == pytest.approx(width(plain, alone(plain[0])), rel=0.15)
-    assert width(frames, alone(frames[0])) < 0.5 * width(frames, grouped)
+    assert width(grouped) == pytest.approx(width(plain), rel=0.15)
+    assert width(frames) < 0.5 * width(grouped)
 
 
 def test_compare__the_same_predictions_differ_by_nothing_and_other_images_are_refused() -> None:
     one = predicted([0, 1, 2, 0], [0, 1, 1, 0])
-    found = compare(one, one, metric="macro_f1", groups=alone(one))
+    found = compare(one, one, metric="macro_f1")
     assert (found.low, found.high, found.p_value) == (0, 0, 1)
     with pytest.raises(ComparisonError, match="a paired test needs the same images"):
-        compare(one, one.head(3), metric="macro_f1", groups=alone(one))
+        compare(one, one.head(3), metric="macro_f1")
 
 
 @settings(max_examples=25, deadline=None)
