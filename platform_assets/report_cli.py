@@ -114,5 +114,6 @@ def _checks(spec: ExperimentSpec, settings: Settings) -> list[Outcome]:
 
     definitions = importlib.import_module(project_module()).defs()
     keys = definitions.get_repository_def().asset_graph.asset_check_keys
+    ours = [key for key in keys if list(key.asset_key.path[:-1]) == spec.key]
     with dg.DagsterInstance.from_config(str(settings.root)) as instance:
-        return latest_checks(instance, keys, spec.key)
+        return latest_checks(instance, ours)

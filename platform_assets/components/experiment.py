@@ -65,18 +65,15 @@ class Experiment(dg.Component):
         if spec.has_probes and spec.subset == "all":
             probes.append(_label_issues(spec, dataset))
         probes += [_tuning(spec, dataset, name) for name in spec.tune]
-        baselines = [_baseline_table(spec)] if baseline_steps.has_baselines(spec) else []
-        after = [
-            *baselines,
-            _leaderboard(spec),
-            _champion(spec, dataset),
-            _exports(spec, dataset),
-            _model_card(spec, dataset),
-            _report(spec, dataset),
-        ]
+        if baseline_steps.has_baselines(spec):
+            probes.append(_baseline_table(spec))
+        after = [_leaderboard(spec), _champion(spec, dataset), _exports(spec, dataset), _model_card(spec, dataset)]
+        assets = [*probes, _trials(spec, dataset), *after]
+        checks = [leaderboard_steps.manifest_check(spec), delivery_steps.parity_check(spec, dataset)]
+        reported = [key for made in (*assets, *checks) for key in made.check_keys]
         return dg.Definitions(
-            assets=[*probes, _trials(spec, dataset), *after],
-            asset_checks=[leaderboard_steps.manifest_check(spec), delivery_steps.parity_check(spec, dataset)],
+            assets=[*assets, _report(spec, dataset, reported)],
+            asset_checks=checks,
             jobs=[retrain_job(spec)] if spec.retrain else [],
             schedules=weekly_retrain(spec),
         )
@@ -287,7 +284,9 @@ def _model_card(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
     return model_card
 
 
-def _report(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
+def _report(
+    spec: ExperimentSpec, dataset: VisionDatasetSpec, checks: Sequence[dg.AssetCheckKey]
+) -> dg.AssetsDefinition:
     deps, code = ["leaderboard", "champion"], list(report_steps.CODE)
     asset = _spec(spec, "report", report_steps.REPORT, deps, kinds={"html"}, code=code)
 
@@ -295,6 +294,9 @@ def _report(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefini
     def report(
         context: dg.AssetExecutionContext, tables: TablesResource, outputs: OutputsResource, files: FilesResource
     ) -> dg.MaterializeResult[Any]:
-        return report_steps.report(context, spec, dataset, tables.open(), outputs.open(), files)
+        store = tables.open()
+        evaluated = report_steps.latest_checks(context.instance, checks)
+        facts = report_steps.report_facts(spec, store, outputs.open(), checks=evaluated)
+        return report_steps.report(spec, dataset, facts, files)
 
     return report

@@ -40,18 +40,10 @@ class StaleLeaderboard(ValueError):
 
 
 def report(
-    context: dg.AssetExecutionContext,
-    spec: ExperimentSpec,
-    dataset: VisionDatasetSpec,
-    tables: Tables,
-    outputs: Outputs,
-    files: FilesResource,
+    spec: ExperimentSpec, dataset: VisionDatasetSpec, facts: ReportFacts, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     from platform_assets.vision.cards.report_markdown import report_markdown
 
-    keys = context.repository_def.asset_graph.asset_check_keys
-    checks = latest_checks(context.instance, keys, spec.key)
-    facts = report_facts(spec, tables, outputs, checks=checks)
     page = html_page(facts, image_root(spec, dataset, files))
     path = files.card(*spec.key, "report", suffix=".html")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,13 +235,11 @@ def _commands(spec: ExperimentSpec, commit: str | None) -> Iterator[str]:
     yield f"kestrel report {'/'.join(spec.key)} --format html --output report.html"
 
 
-def latest_checks(
-    instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey], prefix: Sequence[str]
-) -> list[Outcome]:
-    """The last evaluation of every check on the assets of an experiment; None where there is none."""
+def latest_checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]) -> list[Outcome]:
+    """The last evaluation of every one of these checks; None where there is none."""
     from platform_assets.vision.cards.report_facts import Outcome
 
-    wanted = sorted(key for key in keys if list(key.asset_key.path[: len(prefix)]) == list(prefix))
+    wanted = sorted(keys)
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
     outcomes = []
     for key in wanted:

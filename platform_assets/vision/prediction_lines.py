@@ -19,10 +19,11 @@ def as_jsonl(predictions: pl.DataFrame, label_map: LabelMap) -> bytes:
     `likeliest` has up to five labels with their probabilities, best first, equals in the order of the label map.
     """
     rows = predictions.sort("part", "path", "image_id")
-    probabilities_nk = np.array(rows["probabilities"].to_list(), dtype=np.float64).reshape(
-        rows.height, len(label_map.names)
+    shape = (rows.height, len(label_map.names))
+    logits_nk, probabilities_nk = (
+        np.array(rows[name].to_list()).reshape(shape) for name in ("logits", "probabilities")
     )
-    best_nk = np.argsort(-probabilities_nk, axis=1, kind="stable")[:, :LIKELIEST]
+    best_nk = np.argsort(-logits_nk, axis=1, kind="stable")[:, :LIKELIEST]  # two logits may have one probability
     columns = ("image_id", "path", "part", "truth", "prediction", "correct", "confidence")
     lines = []
     for row, best_k, of_k in zip(rows.select(columns).iter_rows(named=True), best_nk, probabilities_nk, strict=True):
