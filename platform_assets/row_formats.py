@@ -21,9 +21,11 @@ def print_rows(rows: Iterable[tuple[Any, ...]], names: list[str]) -> None:
     print_columns([tuple(names), *(tuple(_cell(value) for value in row) for row in rows)])
 
 
-def write_csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: IO[bytes]) -> None:
+def write_csv(batches: Iterable[pa.RecordBatch], names: list[str], file: IO[bytes]) -> None:
     """One line of names, one a row; lists and maps are JSON."""
-    file.write(_flat(_frame(schema.empty_table())).write_csv().encode())
+    import polars as pl
+
+    file.write(pl.DataFrame(schema=names).write_csv().encode())
     for batch in batches:
         file.write(_flat(_frame(batch)).write_csv(include_header=False).encode())
 
@@ -46,7 +48,7 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: IO
             writer.write_batch(batch)
 
 
-def _frame(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+def _frame(rows: pa.RecordBatch) -> pl.DataFrame:
     import polars as pl
 
     frame = pl.from_arrow(rows)

@@ -99,7 +99,7 @@ def _show(relation: duckdb.DuckDBPyRelation, to: RowFormat, limit: int | None, o
     file = out or sys.stdout.buffer
     reader = (relation if limit is None else relation.limit(limit)).to_arrow_reader(_BATCH_ROWS)
     if to == "csv":
-        write_csv(reader, reader.schema, file)
+        write_csv(reader, reader.schema.names, file)
     elif to == "json":
         write_json(reader, file)
     else:

@@ -22,9 +22,14 @@ from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import PROBE, Project, experiment_yaml, metadata, project, write_images
 
 SHORT = {"epochs": 1, "max_steps": 2, "warmup_epochs": 0, "batch_size": 8}
+SMALL = {**PROBE, "image_size_px": 32}
 FINETUNE = {"backbone": "tf_efficientnet_lite0", "mode": "finetune", "image_size_px": 32, "train": SHORT}
 KEY = ("photos", "first")
 TRIALS = ("probe__s0", "finetune__s0")
+
+
+def keys(prefix: str, *names: str) -> str:
+    return " or ".join(f'key:"{prefix}/{name}"' for name in names)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Ite
     images = write_images(folder / "images", per_class=8)
     with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
         made.write(
-            "first", experiment_yaml(seeds=[0], baseline="probe", variants={"probe": PROBE, "finetune": FINETUNE})
+            "first", experiment_yaml(seeds=[0], baseline="probe", variants={"probe": SMALL, "finetune": FINETUNE})
         )
-        made.materialize("group:photos")
+        made.materialize(keys("photos", "source", "records", "rejected", "label_map", "near_duplicates"))
         names = ("embeddings", "checkpoint", "predictions", "metrics", "leaderboard", "baseline_table")
-        wanted = " or ".join(f'key:"photos/first/{name}"' for name in names)
-        made.materialize(wanted, partitions=TRIALS)
+        made.materialize(keys("photos/first", *names), partitions=TRIALS)
         yield made
 
 
@@ -98,8 +102,8 @@ def test_replay__vectors_are_embedded_anew_when_asked(made: Project, tmp_path: P
 
 @pytest.fixture
 def copied(made: Project, tmp_path: Path) -> Path:
-    """The folder of the finetune, elsewhere, where a test may change it."""
-    url = Path(row(made, "checkpoint", "finetune__s0")["folder_url"])
+    """The folder of the probe, elsewhere, where a test may change it."""
+    url = Path(row(made, "checkpoint", "probe__s0")["folder_url"])
     place = tmp_path.joinpath("outputs", *url.parts[-3:])
     shutil.copytree(url, place)
     return place
@@ -113,20 +117,20 @@ def rewrite(folder: Path, name: str, content: bytes) -> None:
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-def test_replay__another_seed_is_named_with_the_first_difference(copied: Path) -> None:
-    """The config says another seed than the weights had."""
+def test_replay__other_options_are_named_with_the_first_difference(copied: Path) -> None:
+    """The config says other options than the weights were fitted with."""
     config = json.loads((copied / "config.json").read_bytes())
-    rewrite(copied, "config.json", json.dumps(config | {"seed": 1}, sort_keys=True, separators=(",", ":")).encode())
+    config["probe"] |= {"log10_c_max": -1.5, "log10_c_min": -2.5}
+    rewrite(copied, "config.json", json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
     found = said("replay", str(copied), code=1)
-    assert "row 1 of the history: train_loss was" in found
-    assert "tensor " in found
-    assert "differ" in found
+    assert "row 1 of the history: log10_c was" in found
+    assert "tensor head.bias differs in 3 of 3 values" in found
 
 
 def test_replay__an_edited_fact_of_the_environment_is_listed(copied: Path) -> None:
     env = json.loads((copied / "env.json").read_bytes())
     rewrite(copied, "env.json", json.dumps(env | {"torch_version": "1.0.0"}).encode())
-    found = said("replay", str(copied))
+    found = said("replay", str(copied), "--evaluate-only")
     assert "environment  torch_version was '1.0.0', is" in found
 
 
@@ -235,7 +239,7 @@ def test_baseline_table__one_row_a_probe_as_parquet_csv_and_json(made: Project) 
         "probe",
         "half",
     )
-    assert (found["resolution_px"], found["seed"], found["checkpoint_id"]) == (64, 0, checkpoint["checkpoint_id"])
+    assert (found["resolution_px"], found["seed"], found["checkpoint_id"]) == (32, 0, checkpoint["checkpoint_id"])
     assert (found["head_inputs"], found["head_outputs"], found["head_parameters"]) == (1280, 3, 1280 * 3 + 3)
     assert (found["top1"], found["macro_f1"]) == (metrics["test_top1"], metrics["test_macro_f1"])
     assert found["finetune_mlflow_run_id"] == tuned["mlflow_run_id"]
@@ -304,7 +308,7 @@ def test_sql__asks_the_real_tables_and_runs(made: Project) -> None:
     board = row(made, "leaderboard")
     assert (best["dataset"], best["experiment"], best["variant"]) == ("photos", "first", board["variant"])
     assert best["val_mean"] == pytest.approx(board["val_mean"])
-    joined = "select trial, test_top1, r.metrics['test_top1'] as logged from metrics m join runs r on r.run_id = mlflow_run_id"
+    joined = "select m.trial, test_top1, r.metrics['test_top1'] as logged from metrics m join runs r on r.run_id = mlflow_run_id"
     found = json.loads(said("sql", joined, "--format", "json"))
     assert {each["trial"] for each in found} == set(TRIALS)
     assert all(each["test_top1"] == each["logged"] for each in found)
