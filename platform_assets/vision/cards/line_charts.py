@@ -70,8 +70,9 @@ def _ticks(values: Sequence[float]) -> list[float]:
     """Four or so round numbers around all values, two of them different."""
     low, high = min(values), max(values)
     if low == high:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    return [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
+        low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(high) or 1)
+    whole = all(value == round(value) for value in values)
+    return [float(tick) for tick in MaxNLocator(4, integer=whole, min_n_ticks=2).tick_values(low, high)]
 
 
 def _axes(chart: LineChart, frame: _Frame, x_ticks: list[float], y_ticks: list[float]) -> Iterator[Markup]:

@@ -17,6 +17,7 @@ _MISTAKES_BYTES = 700_000
 _TABLE_ROWS = 1000
 _SEEDS_SHOWN = 10
 
+_WIDE = ("embedding_map.png", "saliency.jpg", "parts.png")
 # File name among the views of a trial to title and alternative text.
 PICTURES = {
     "confusion.png": ("Confusion", "Confusion matrix: truth in rows, prediction in columns; the numbers are images."),
@@ -81,7 +82,8 @@ def _legend(chart: LineChart) -> list[str]:
     return [line.name for line in chart.lines]
 
 
-def _pictures(facts: ReportFacts) -> Iterator[tuple[str, str, str]]:
+def _pictures(facts: ReportFacts) -> Iterator[tuple[str, str, str, bool]]:
+    """Title, alternative text, picture, and whether it needs the whole width."""
     for name, (title, alt) in PICTURES.items():
         if name in facts.shown.pictures:
-            yield title, alt, picture_uri(facts.shown.pictures[name])
+            yield title, alt, picture_uri(facts.shown.pictures[name]), name in _WIDE
