@@ -14,6 +14,9 @@ MODULES = {
     "croissant": ("mlcroissant",),
     "tuning": ("optuna",),
     "lightgbm": ("lightgbm",),
+    "spectral": (
+        "powerlaw",
+    ),  # what weightwatcher fits by; itself it is in test_spectral_alpha.py, as its import sets up logging
 }
 
 

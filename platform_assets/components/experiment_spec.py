@@ -69,6 +69,7 @@ class ExperimentSpec(BaseModel):
         description="columns of the records by which accuracy is broken down; unless named, measures of the images and "
         "texts with few values",
     )
+    spectral_alpha: bool = Field(False, description="advice on how trained the weights look; needs the extra spectral")
     gate: Gate = Gate()
     licence: str | None = Field(None, description="licence under which the model may be used")
     retrain: str | None = Field(None, description="cron of the retrain schedule, which ships stopped")

@@ -167,7 +167,7 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
 
 
 def _require_evaluation_fits(spec: ExperimentSpec, records: pl.DataFrame, label_map: LabelMap) -> None:
-    """Before anything is trained. Raises BadCosts and BadSlices with the key."""
+    """Before anything is trained. Raises BadCosts and BadSlices with the key, SpectralUnavailable."""
     if spec.costs is not None:
         from platform_assets.vision.evaluation_rules import cost_matrix
 
@@ -176,6 +176,10 @@ def _require_evaluation_fits(spec: ExperimentSpec, records: pl.DataFrame, label_
         from platform_assets.vision.slices import slice_columns
 
         slice_columns(records, spec.slices)
+    if spec.spectral_alpha:
+        from platform_assets.vision.spectral_alpha import require_weightwatcher
+
+        require_weightwatcher()
 
 
 def open_inputs(

@@ -54,7 +54,13 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
             "bars": show.picture(leaderboard_bars(board)),
             "trials": show.table(
                 rows.select(
-                    "trial", f"val_{spec.metric}", "test_top1", "test_macro_f1", "checkpoint_id", "comparability"
+                    "trial",
+                    f"val_{spec.metric}",
+                    "test_top1",
+                    "test_macro_f1",
+                    "spectral_alpha",
+                    "checkpoint_id",
+                    "comparability",
                 )
             ),
             "all_columns": show.table(board),

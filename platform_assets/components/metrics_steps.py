@@ -29,7 +29,7 @@ METRICS = (
     "what it may be compared with. Per-class table, confusion matrix, worst slices (table `slices`); its MLflow run."
 )
 CALIBRATION = "calibration.json"
-METRICS_FOLLOW = ("vision.comparison", "vision.slices")
+METRICS_FOLLOW = ("vision.comparison", "vision.slices", "vision.spectral_alpha")
 METRIC_CODE = ("vision.measurement",)
 """All that the figures follow from; a change of anything else leaves rows comparable."""
 _WORST_SLICES = 10
@@ -64,6 +64,7 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
         checkpoint_id=row.checkpoint_id,
         parameters=row.parameters,
         train_seconds=row.train_seconds,
+        spectral_alpha=_spectral_alpha(desk, folder),
     )
     pieces = slices(frame, records, slice_columns(records, desk.spec.slices))
     text = _json_of(val=val, test=test, test_shots=shots)
@@ -122,6 +123,15 @@ def _comparability(desk: Desk, folder: OutputFolder, val: Metrics, test: Metrics
         protocol=fixed_preprocessing(desk.inputs.protocol),
         metric_code=code_version(*METRIC_CODE),
     )
+
+
+def _spectral_alpha(desk: Desk, folder: OutputFolder) -> float | None:
+    if not desk.spec.spectral_alpha:
+        return None
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+    from platform_assets.vision.spectral_alpha import spectral_alpha
+
+    return spectral_alpha(load_classifier(folder.local_folder(*CLASSIFIER_FILES)))
 
 
 def _add(folder: OutputFolder, files: dict[str, bytes], pieces: pl.DataFrame) -> None:

@@ -65,7 +65,7 @@ def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResu
 
 def _asked_of_metrics(desk: Desk) -> tuple[str, ...]:
     spec = desk.spec
-    return code_version(*METRICS_FOLLOW), json.dumps([spec.costs, spec.slices], sort_keys=True)
+    return code_version(*METRICS_FOLLOW), json.dumps([spec.costs, spec.slices, spec.spectral_alpha], sort_keys=True)
 
 
 def _checks_alone(desk: Desk) -> Iterator[dg.AssetCheckResult]:

@@ -54,11 +54,12 @@ def trial_row(
     checkpoint_id: str,
     parameters: int,
     train_seconds: float,
+    spectral_alpha: float | None = None,
 ) -> pl.DataFrame:
     """The one row of a trial in the metrics table: its `val_` and `test_` scores, the images they are of, the cost.
 
     `test_<score>_low` and `_high` are the 95 % interval. `shots` is that of test: null where no class has so many, or so
-    few, train images. `certainty` is that of test after calibration on val.
+    few, train images. `certainty` is that of test after calibration on val. `spectral_alpha` is advice.
     """
     row: dict[str, Any] = {
         "trial": trial.trial,
@@ -77,7 +78,7 @@ def trial_row(
         "test_images": test.images,
         **comparability.columns,
     }
-    shown: dict[str, float | None] = {}
+    shown: dict[str, float | None] = {"spectral_alpha": spectral_alpha}
     for metrics in (val, test):
         shown |= {f"{metrics.part}_{name}": value for name, value in _scores(metrics).items()}
     for name, interval in _intervals(test).items():

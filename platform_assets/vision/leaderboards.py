@@ -30,10 +30,11 @@ _AGAINST_BASELINE = pl.Schema(
         **dict.fromkeys(("p_value", "p_holm"), pl.Float64),
     }
 )
-_OF_SEEDS: dict[str, pl.DataType] = {
+_OF_TRIALS: dict[str, pl.DataType] = {
     "seed_values": pl.List(pl.Int64),
     "val_values": pl.List(pl.Float64),
     "test_values": pl.List(pl.Float64),
+    "spectral_alpha": pl.Float64(),
 }
 
 
@@ -43,7 +44,7 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
     Figures of the metric: `val_mean`, `val_std`, `test_mean`, `test_std` (over seeds; null for one seed), the value of each
     of `seed_values` in `val_values` and `test_values`, `test_low` and `test_high` (95 % bootstrap of the mean over seeds,
     over images, or over groups where images have groups). Against the baseline, on the seeds both have: `difference` with
-    its interval, and `paired_test` of top-1 with `p_value` and, over the variants, `p_holm`.
+    its interval, and `paired_test` of top-1 with `p_value` and, over the variants, `p_holm`. `spectral_alpha` is advice.
 
     Raises ComparisonError when rows are not comparable (comparability.py says in what and how to cure it), and when
     predictions are not those of their row.
@@ -65,7 +66,7 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
     table = pl.DataFrame(
         [summary | none | others.get(name, {}) for name, summary in summaries.items()], infer_schema_length=None
     )
-    ranked = table.cast(_AGAINST_BASELINE | SPARSE_AXES | _OF_SEEDS).sort(
+    ranked = table.cast(_AGAINST_BASELINE | SPARSE_AXES | _OF_TRIALS).sort(
         ["val_mean", "val_loss", "variant"], descending=[True, False, False]
     )
     return ranked.with_row_index("rank", offset=1)
@@ -188,6 +189,7 @@ def _summary(trials: pl.DataFrame, metric: MetricName, draws: Mapping[str, Float
         "test_top1_mean": trials["test_top1"].mean(),
         "test_macro_f1_mean": trials["test_macro_f1"].mean(),
         "test_macro_f1_std": trials["test_macro_f1"].std(),
+        "spectral_alpha": trials["spectral_alpha"].mean(),
     }
 
 

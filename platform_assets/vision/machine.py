@@ -24,6 +24,7 @@ EXTRAS = {
     "croissant": "mlcroissant",
     "tuning": "optuna",
     "lightgbm": "lightgbm",
+    "spectral": "weightwatcher",
 }
 
 

@@ -146,6 +146,14 @@ def test_leaderboard__ranks_resolutions_and_refuses_another_split(
     tables.write(key, rows[1], TRIALS[1])
 
 
+@pytest.mark.slow  # the import alone takes 9 s
+def test_metrics__spectral_alpha_is_a_column_when_it_is_asked_for(measured: Project, result: Any) -> None:
+    assert _tables(measured).read(["photos", "first", "metrics"], "cnn__s0")["spectral_alpha"].item() is None
+    measured.write("first", experiment_yaml(**ASKED, spectral_alpha=True))
+    _trained(measured, "metrics")
+    assert 1 < _tables(measured).read(["photos", "first", "metrics"], "cnn__s0")["spectral_alpha"].item() < 100
+
+
 def test_metrics__version_follows_what_is_asked_of_it_and_checkpoints_do_not(
     measured: Project, result: dg.ExecuteInProcessResult
 ) -> None:

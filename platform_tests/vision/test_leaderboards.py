@@ -141,6 +141,10 @@ def test_leaderboard__says_mean_spread_and_each_value_of_the_seeds() -> None:
     assert good["val_values"] == pytest.approx([36 / 40, 37 / 40])
     assert good["test_values"] == pytest.approx([30 / 40, 31 / 40])
     assert good["test_mean"] == pytest.approx(np.mean(good["test_values"]))
+    assert good["spectral_alpha"] is None
+    rows, predictions = three_variants()
+    advised = rows.with_columns(spectral_alpha=pl.col("seed") + 2.0)
+    assert leaderboard(advised, predictions, baseline="base", metric="top1")["spectral_alpha"].to_list() == [2.5] * 3
 
 
 @pytest.mark.parametrize(
