@@ -146,9 +146,9 @@ def reevaluated(replay: Replay, *, embed_anew: bool = False) -> str | None:
 
 
 def _logits(replay: Replay, classifier: Classifier, rows_n: NDArray[np.int64], embed_anew: bool) -> NDArray[np.float32]:
-    from platform_assets.vision.evaluation import predict
     from platform_assets.vision.fitting import features_of
     from platform_assets.vision.heads import logits_of_features
+    from platform_assets.vision.inference import predict
 
     trial, records = replay.trial, replay.inputs.records
     if trial.mode in FROZEN_MODES:

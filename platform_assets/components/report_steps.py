@@ -129,8 +129,9 @@ def _require_current(spec: ExperimentSpec, board: pl.DataFrame, rows: pl.DataFra
 def _shown(spec: ExperimentSpec, tables: Tables, rows: pl.DataFrame, folders: dict[str, OutputFolder]) -> ShownTrial:
     from platform_assets.vision.cards.report_facts import ShownTrial
     from platform_assets.vision.comparison import choose_champion
-    from platform_assets.vision.evaluation import Metrics, reliability_bins
+    from platform_assets.vision.evaluation import reliability_bins
     from platform_assets.vision.galleries import worst_mistakes
+    from platform_assets.vision.metrics import Metrics
     from platform_assets.vision.plots import confusion_matrix, reliability_diagram
 
     chosen = choose_champion(rows, metric=spec.metric)

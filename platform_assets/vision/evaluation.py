@@ -10,10 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from platform_assets.vision.evaluation_rules import EvaluationRules
-from platform_assets.vision.inference import predict as predict
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.measurement import Evaluated, metrics_of
-from platform_assets.vision.metrics import Metrics as Metrics
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.probability_scores import CALIBRATION_BINS
 from platform_assets.vision.scores import EvaluationError, log_softmax
 from platform_assets.vision.splits import Part

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from platform_assets.vision.evaluation import predict
+from platform_assets.vision.inference import predict
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels

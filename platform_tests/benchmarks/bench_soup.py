@@ -13,8 +13,8 @@ import pytest
 from platform_assets.vision.checkpoints import save_checkpoint
 from platform_assets.vision.combination_fitting import fit_combination_trial
 from platform_assets.vision.combination_options import resolve_combination
-from platform_assets.vision.evaluation import predict
 from platform_assets.vision.fitting import Fitted
+from platform_assets.vision.inference import predict
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels

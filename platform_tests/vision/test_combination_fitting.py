@@ -17,8 +17,8 @@ from platform_assets.vision.combination_fitting import MembersChanged, fit_combi
 from platform_assets.vision.combination_options import resolve_combination
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.ensembles import Ensemble
-from platform_assets.vision.evaluation import predict
 from platform_assets.vision.fitting import Fitted
+from platform_assets.vision.inference import predict
 from platform_assets.vision.label_map import LabelMap, LabelMapMismatch
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.pixels import Pixels

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from platform_assets.vision.checkpoints import CheckpointError, load_classifier, read_trial, save_checkpoint
 from platform_assets.vision.combination_options import MembersDoNotFit, resolve_combination
 from platform_assets.vision.ensembles import LEAST_WEIGHT, Combination, Ensemble, fit_weights
-from platform_assets.vision.evaluation import predict
 from platform_assets.vision.exporting import check_parity, export_onnx
 from platform_assets.vision.heads import NeighbourHead, UnitVectors
+from platform_assets.vision.inference import predict
 from platform_assets.vision.models import Classifier, build_classifier, initial_classifier, place
 from platform_assets.vision.onnx_classifier import OnnxClassifier
 from platform_assets.vision.probe_options import KnnRecipe

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from sklearn import metrics as oracle
 
 from platform_assets.vision.evaluation import (
-    Metrics,
     compute_metrics,
     image_ids_sha256,
-    predict,
     predictions_frame,
     reliability_bins,
 )
+from platform_assets.vision.inference import predict
 from platform_assets.vision.label_map import LabelMap, UnknownLabel
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.scores import EvaluationError, log_softmax
 from platform_tests.vision.shapes import coloured_shapes, randomise_batch_norms, small_classifier
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
 from platform_assets.vision.datasets import LabelledImages
-from platform_assets.vision.evaluation import predict
+from platform_assets.vision.inference import predict
 from platform_assets.vision.losses import (
     Loss,
     distillation,

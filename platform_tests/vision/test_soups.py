@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from platform_assets.vision.evaluation import predict
+from platform_assets.vision.inference import predict
 from platform_assets.vision.models import Classifier
 from platform_assets.vision.scores import cross_entropy, score
 from platform_assets.vision.soups import (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from platform_assets.vision import training_pace
-from platform_assets.vision.evaluation import predict
+from platform_assets.vision.inference import predict
 from platform_assets.vision.scores import cross_entropy, score
 from platform_assets.vision.train_options import TrainRecipe
 from platform_assets.vision.training import TeacherMismatch, TrainResult
