@@ -18,10 +18,13 @@ from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.calibration import calibrate, report
 from platform_assets.vision.cards.report_markdown import report_markdown
-from platform_assets.vision.comparison import leaderboard, trial_row
+from platform_assets.vision.comparability import Comparability, fixed_preprocessing
+from platform_assets.vision.comparison import trial_row
 from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.leaderboards import leaderboard
 from platform_assets.vision.long_tail import ShotAccuracy
+from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.recipes import resolve_trial
 from platform_tests.vision.pictures import encoded, noise
 
@@ -99,6 +102,7 @@ def _leave_behind(spec: ExperimentSpec, tables: Tables, outputs: Outputs) -> Non
             test=test,
             shots=ShotAccuracy(many=test.top1, medium=None, few=None),
             certainty=report(fitted, *logits_and_truth(frame, "test")),
+            comparability=_comparability(spec, val, test),
             checkpoint_id=checkpoint_id,
             parameters=1_200_000,
             train_seconds=60.0,
@@ -106,6 +110,18 @@ def _leave_behind(spec: ExperimentSpec, tables: Tables, outputs: Outputs) -> Non
         tables.write([*spec.key, "predictions"], frame, key)
         tables.write([*spec.key, "metrics"], row, key)
         tables.write([*spec.key, "checkpoint"], pl.DataFrame([{"trial": key, "folder_url": folder.url}]), key)
+
+
+def _comparability(spec: ExperimentSpec, val: Metrics, test: Metrics) -> Comparability:
+    return Comparability(
+        dataset_version="v1",
+        label_map_checksum=LABELS.checksum,
+        split_sha256="5" * 64,
+        val_ids_sha256=val.image_ids_sha256,
+        test_ids_sha256=test.image_ids_sha256,
+        protocol=fixed_preprocessing(spec.protocol(LABELS.checksum)),
+        metric_code="c0de",
+    )
 
 
 @pytest.fixture(scope="module")
