@@ -124,10 +124,10 @@ def test_intervals__hold_their_figure() -> None:
 
 
 def test_intervals__are_as_wide_as_figures_spread_over_new_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of resamples, but of 200 new sets of 150 images: what an interval is a guess of."""
+    """Not of resamples, but of 120 new sets of 150 images: what an interval is a guess of."""
     intervals = [_metrics(*_random(150, seed)) for seed in range(6)]
     monkeypatch.setattr(bootstrap, "BOOTSTRAP_DRAWS", 1)
-    others = [_metrics(*_random(150, seed)) for seed in range(10, 210)]
+    others = [_metrics(*_random(150, seed)) for seed in range(10, 130)]
     for name in set(HEADLINES) - {"top5"}:
         spread = np.std([getattr(found, name) for found in others])
         width = np.mean([np.diff(getattr(found, f"{name}_interval")) for found in intervals])
@@ -137,7 +137,7 @@ def test_intervals__are_as_wide_as_figures_spread_over_new_images(monkeypatch: p
 def test_intervals__of_a_calibrated_classifier_reach_down_to_no_error() -> None:
     """Percentiles alone would lie above: resampling adds to the error what sampling has added."""
     reaches = []
-    for seed in range(12):
+    for seed in range(8):
         generator = np.random.default_rng(seed)
         logits_nk = 2 * generator.normal(size=(400, 4))
         cumulative_nk = np.exp(log_softmax(logits_nk)).cumsum(axis=1)

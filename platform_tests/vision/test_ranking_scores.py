@@ -37,7 +37,7 @@ def _oracle(scores_n: NDArray[Any], of_class_n: NDArray[Any], weights_n: NDArray
     return [auroc, average_precision_score(of_class_n, scores_n, sample_weight=weights_n) if seen.any() else np.nan]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scores_and_truths())
 def test_rankings__are_those_of_scikit_learn(ranked: Ranked) -> None:
     scores_nk, truth_n = ranked
@@ -72,7 +72,7 @@ def test_rankings__of_one_class_are_not_defined(truths: list[int], auroc: list[A
     assert np.isnan(mean_where_defined(found.auroc))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scores_and_truths(), st.integers(0, 100))
 def test_resampled_rankings__are_those_of_scikit_learn_with_weights(ranked: Ranked, draw: int) -> None:
     scores_nk, truth_n = ranked
