@@ -183,8 +183,7 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
         f"val_{trial.metric}": getattr(val, trial.metric),
     }
     # The materialization is written when the whole step ends; this shows the trial as soon as it is done.
-    observed = dg.AssetObservation(desk.key("metrics"), partition=trial.trial, metadata=figures)
-    desk.context.log_event(observed)
+    desk.context.log_event(dg.AssetObservation(desk.key("metrics"), partition=trial.trial, metadata=figures))
     reliability = plots.reliability_diagram(reliability_bins(frame, "test"))
     add_evaluation_log(desk, trial, frame, {"confusion": confusion, "reliability": reliability})
     desk.note(
