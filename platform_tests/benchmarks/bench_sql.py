@@ -40,6 +40,7 @@ QUERIES = {
     "recall of each class and experiment": PER_CLASS,
     "images that most trials get wrong": HARDEST,
     "logits of one trial": ONE_TRIAL,
+    "all predictions, sorted": "SELECT * FROM predictions ORDER BY confidence, path",
 }
 
 
@@ -143,7 +144,8 @@ def _asked(folder: Path, query: str) -> tuple[float, float, float, int]:
     said = subprocess.run(launched, env=environment, check=True, capture_output=True, text=True).stdout
     wall, cpu, peak = map(float, said.split())
     scale = 1024 if sys.platform == "linux" else 1024 * 1024
-    return wall, cpu, peak / scale, len(answer.read_text().splitlines())
+    with answer.open("rb") as file:
+        return wall, cpu, peak / scale, sum(1 for _ in file)
 
 
 @pytest.mark.bench

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from platform_assets.stores import run_table
 from platform_assets.stores.mlflow_database import load_mlflow
@@ -113,3 +117,31 @@ def test_folder_url__of_a_run_or_none(runs: Runs, tmp_path: Path) -> None:
     table = RunTable(runs.tracking_uri, tmp_path / "cache")
     assert table.folder_url(record(runs, 7)) == "/outputs/7"
     assert table.folder_url("0" * 32) is None
+
+
+@pytest.fixture
+def address(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """MLflow's own web application over the database, in a thread: `mlflow server` starts four processes around it."""
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{database}")
+    from mlflow.server import app
+
+    with make_server("127.0.0.1", 0, app, handler_class=_Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *said: object) -> None:
+        """Nothing."""
+
+
+def test_refreshed__a_server_behind_http_says_what_its_database_says(runs: Runs, address: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        record(runs, seed)
+    served = RunTable(address, tmp_path / "served")
+    assert_frame_equal(pl.read_parquet(served.refreshed()).sort("run_id"), read(runs, tmp_path / "cache"))
+    record(runs, 3)
+    assert pl.read_parquet(served.refreshed()).height == 4
