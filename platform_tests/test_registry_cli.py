@@ -58,14 +58,13 @@ def said(*arguments: str, code: int) -> str:
     return result.output
 
 
-def judged(project: Project, *, delivered: bool = False, **request: Any) -> None:
-    """What `kestrel promote` runs, in this process; export and card, which take longest, only where they are `delivered`."""
+def judged(project: Project, **request: Any) -> None:
+    """What `kestrel promote` runs, in this process, without export and card, which take longest."""
     (spec,) = experiments(project.folder)
     words = promote_command(spec, request)
     config = json.loads(words[words.index("--config-json") + 1])
     assert words[1:3] == ["asset", "materialize"]
-    selection = words[-1] if delivered else words[-1].split(" or ")[0]
-    project.materialize(selection, raises=False, run_config=config)
+    project.materialize(words[-1].split(" or ")[0], raises=False, run_config=config)
 
 
 def serves(project: Project) -> str | None:
@@ -102,9 +101,8 @@ def test_story__held_approved_promoted_rolled_back_and_shown(inside: Project) ->
     judged(inside, trial="quick__s0", checkpoint_id=checkpoint(inside, "quick__s0"), **approved)
     assert serves(inside) == "quick__s0"
     assert "version 1 is the first that serves" in said("rollback", "photos/first", code=1)
-    judged(inside, delivered=True, trial="cnn__s0", checkpoint_id=checkpoint(inside, "cnn__s0"), **approved)
+    judged(inside, trial="cnn__s0", checkpoint_id=checkpoint(inside, "cnn__s0"), **approved)
     assert serves(inside) == "cnn__s0"
-    assert (inside.data / "cards/photos/first/model_card.md").is_file()
 
     told = said("rollback", "photos/first", code=0)
     assert told.startswith(f"rolled_back: quick__s0 {checkpoint(inside, 'quick__s0')} against cnn__s0")
@@ -172,5 +170,6 @@ def test_promote__the_command_that_a_held_candidate_names_approves_it(inside: Pr
     assert "\nheld: cnn__s0" in held
     command = next(line.split("to give it: ")[1] for line in held.splitlines() if line.startswith("  checkpoint "))
     told = done(inside.folder, *shlex.split(command))
+    assert (inside.data / "cards/photos/first/model_card.md").is_file()
     assert "\npromoted: cnn__s0" in told
     assert serves(inside) == "cnn__s0"

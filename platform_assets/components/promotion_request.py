@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -54,12 +55,16 @@ def asked_of(desk: Desk, request: PromotionRequest) -> Asked:
     """From the request, or from the tags by which Dagster says what started the run."""
     from platform_assets.stores.gate_records import Asked
 
-    tags = desk.context.run.tags
+    run = desk.context.run
+    how = request.asked_with or what_started(run.tags, run.job_name)
+    return Asked(by=request.asked_by or run.tags.get("user"), how=how, dagster_run_id=run.run_id)
+
+
+def what_started(tags: Mapping[str, str], job: str) -> str:
+    """The schedule, sensor, backfill or automation that started a run with these tags."""
     askers = [f"{what} {tags[tag]}" for tag, what in _ASKERS.items() if tag in tags]
     automated = ["automation condition"] if any(tag in tags for tag in _AUTOMATIONS) else []
-    by_hand = f"a run of {desk.context.run.job_name}, from the UI or a shell"
-    how = [request.asked_with] if request.asked_with else [*askers, *automated, by_hand]
-    return Asked(by=request.asked_by or tags.get("user"), how=how[0], dagster_run_id=desk.context.run.run_id)
+    return [*askers, *automated, f"a run of {job}, from the UI or a shell"][0]
 
 
 def note_approvals(

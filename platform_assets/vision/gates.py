@@ -147,7 +147,7 @@ def compared(comparison: Comparison, gate: Gate, metric: str) -> list[Finding]:
             rule="max_regression",
             passed=comparison.low >= -allowed - _ROUNDING,
             measured=comparison.low,
-            threshold=-allowed,
+            threshold=0.0 - allowed,  # 0, not -0
             said=f"{said}: a loss beyond {allowed:.4f} is not ruled out",
             otherwise="kept",
         ),

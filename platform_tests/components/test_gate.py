@@ -14,6 +14,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from platform_assets.components.promotion_request import what_started
 from platform_assets.stores.gate_records import GateRecord, GateRecords
 from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.outputs import OutputFolder, Outputs
@@ -334,6 +335,20 @@ def test_gate__every_decision_says_who_asked_and_is_a_row_for_sql(gate: Project)
     assert record.incumbent.trial == "good__s0"
     found = Tables(gate.data / "tables").sql('select id, verdict from photos__first__gate_records order by "at"')
     assert found.rows() == [(each.id, each.verdict) for each in records(gate)]
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"dagster/schedule_name": "photos_weekly_retrain", "dagster/backfill": "b"}, "schedule photos_weekly_retrain"),
+        ({"dagster/sensor_name": "photos_new_version"}, "sensor photos_new_version"),
+        ({"dagster/from_automation_condition": "true"}, "automation condition"),
+        ({"dagster/backfill": "abcd"}, "backfill abcd"),
+        ({"team": "vision"}, "a run of retrain, from the UI or a shell"),
+    ],
+)
+def test_what_started__is_read_from_the_tags_of_the_run(tags: dict[str, str], said: str) -> None:
+    assert what_started(tags, "retrain") == said
 
 
 APPROVAL = {**EASY, "approval": {"required": True, "approvers": ["Ada Lovelace", "Grace Hopper"]}}
