@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VIEWS, FIFTYONE, EVALUATION_LOG = "views", "fiftyone", "tb/evaluation"
 MADE_FROM = "made_from.json"
-EXPLAINED, PARTS_SHOWN = 12, 12
+EXPLAINED, PARTS_SHOWN = 8, 12
 CODE = (
     *("vision.galleries", "vision.saliency", "vision.embedding_maps", "vision.fiftyone_folder", "vision.part_pictures"),
     *("vision.prediction_lines", "vision.tensorboard_views"),

@@ -46,7 +46,7 @@ def neighbour_points(vectors_nd: NDArray[np.float32], *, seed: int = 0) -> Float
     noise_n2 = np.random.default_rng(seed).normal(scale=1e-4, size=(len(points_nk), 2))
     start_n2 = points_nk[:, :2] / spread * 1e-4 if spread > 0 else noise_n2
     perplexity = min(30.0, (len(points_nk) - 1) / 3)
-    fitted = TSNE(perplexity=perplexity, init=start_n2.astype(np.float32), random_state=seed, max_iter=500)
+    fitted = TSNE(perplexity=perplexity, init=start_n2.astype(np.float32), random_state=seed, max_iter=350)
     # On a busy machine its threads wait for each other at every step: 8 s in place of 0.5 (2026-11).
     with threadpool_limits(1):
         points_n2: Floats = fitted.fit_transform(points_nk.astype(np.float32))

@@ -19,7 +19,7 @@ from platform_assets.vision.label_map import LabelMap
 # The release whose export this layout copies; FiftyOne refuses folders of a release newer than itself.
 FIFTYONE_VERSION = "1.22.1"
 
-# Floats hardly compress, and slower levels gain nothing (2026-11).
+# Level 6 takes twice the time for 4 % fewer bytes of features (2026-11).
 _COMPRESSION = 1
 
 Json = dict[str, Any]

@@ -109,17 +109,16 @@ def test_write_fiftyone__opens_in_fiftyone(
     tmp_path: Path, predictions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FiftyOne and secantusdb, a database server for it, are in no extra: 800 MB, and GPL-2. Run in an environment of its own."""
-    secantus = pytest.importorskip(
-        "secantusdb", reason="no database for FiftyOne here: pip install fiftyone secantusdb"
-    )
+    secantus = pytest.importorskip("secantus", reason="no database for FiftyOne here: pip install fiftyone secantusdb")
     write(tmp_path, "x/1.png", png(1))
     vectors = pl.DataFrame(
         {"image_id": ["aa", "bb", "cc"], "vector": [[1.5, -2.0], [3.0, 4.0], [5.0, 6.0]]},
         schema_overrides={"vector": pl.Array(pl.Float32, 2)},
     )
     write_fiftyone(tmp_path / "fo", predictions, root=tmp_path, label_map=LABELS, vectors=vectors)
-    with secantus.SecantusServer() as server:
+    with secantus.SecantusDBServer(storage_path=str(tmp_path / "db")) as server:
         monkeypatch.setenv("FIFTYONE_DATABASE_URI", server.uri)
+        monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
         fo = pytest.importorskip("fiftyone")
         kind = fo.types.FiftyOneDataset
         dataset = fo.Dataset.from_dir(str(tmp_path / "fo"), dataset_type=kind, rel_dir=str(tmp_path))

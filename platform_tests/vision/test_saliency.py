@@ -20,7 +20,7 @@ from platform_tests.vision.shapes import (
     randomise_batch_norms,
     small_classifier,
 )
-from platform_tests.vision.trainings import one_thread
+from platform_tests.vision.trainings import net_classifier, one_thread
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,6 +67,18 @@ def test_grad_cam__through_another_head_is_autograds() -> None:
     classifier.head(maps_bchw.mean(dim=(2, 3))).gather(1, CLASSES_B[:, None]).sum().backward()
     assert maps_bchw.grad is not None
     wanted_bhw = (maps_bchw.grad.mean(dim=(2, 3), keepdim=True) * maps_bchw).sum(dim=1).relu()
+    torch.testing.assert_close(grad_cam(classifier, IMAGES_BCHW, CLASSES_B), wanted_bhw)
+
+
+def test_grad_cam__weights_are_means_of_a_gradient_that_differs_from_place_to_place() -> None:
+    classifier = net_classifier()
+    seen: list[torch.Tensor] = []
+    handle = classifier.backbone.dropout.register_forward_hook(lambda _module, _given, output: seen.append(output))
+    of_class = classifier(IMAGES_BCHW).gather(1, CLASSES_B[:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(of_class, seen[0])
+    assert gradient.std(dim=(2, 3)).min() > 0
+    wanted_bhw = torch.einsum("bc,bchw->bhw", gradient.flatten(2).mean(dim=2), seen[0]).relu()
     torch.testing.assert_close(grad_cam(classifier, IMAGES_BCHW, CLASSES_B), wanted_bhw)
 
 
