@@ -134,13 +134,15 @@ def reevaluated(replay: Replay, *, embed_anew: bool = False) -> str | None:
         raise CannotReplay(f"{replay.trial.trial} was never evaluated: no predictions.parquet and metrics.json")
     label_map = replay.inputs.label_map
     classifier = load_classifier(replay.folder.local_folder(*CLASSIFIER_FILES), expect_label_map=label_map)
-    evaluated = replay.inputs.records.with_row_index("row").filter(pl.col("split").is_in(["val", "test"]))
+    records, rules = replay.inputs.records, replay.inputs.rules_of(replay.inputs.records)
+    evaluated = records.with_columns(replay.inputs.groups_of(records)).with_row_index("row")
+    evaluated = evaluated.filter(pl.col("split").is_in(["val", "test"]))
     logits = _logits(replay, classifier, evaluated["row"].to_numpy(), embed_anew)
-    frame = predictions_frame(evaluated.select("image_id", "path", "label", part="split"), logits, label_map)
+    frame = predictions_frame(evaluated.select("image_id", "path", "label", "group", part="split"), logits, label_map)
     if found := predictions_difference(pl.read_parquet(replay.folder.path("predictions.parquet")), frame):
         return found
     metrics: dict[str, Any] = {
-        part: compute_metrics(frame, label_map, part).model_dump(mode="json") for part in ("val", "test")
+        part: compute_metrics(frame, label_map, part, rules=rules).model_dump(mode="json") for part in ("val", "test")
     }
     return metrics_difference(json.loads(replay.folder.path("metrics.json").read_bytes()), metrics)
 

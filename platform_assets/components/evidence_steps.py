@@ -118,11 +118,10 @@ def _recomputed(
     """Every figure that is written down, against the predictions of the folder."""
     from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.evaluation_rules import evaluation_rules
     from platform_assets.vision.gate_evidence import figure_faults
 
     label_map = desk.inputs.label_map
-    rules = evaluation_rules(desk.inputs.records_of(desk.inputs.trial(candidate.trial)), label_map, desk.spec.costs)
+    rules = desk.inputs.rules_of(desk.inputs.records_of(desk.inputs.trial(candidate.trial)))
     found = {part: compute_metrics(predictions, label_map, part, rules=rules) for part in ("val", "test")}
     said = json.loads(folder.path(METRICS_FILE).read_bytes())
     faults = figure_faults(candidate.metrics, said, found)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
+    from platform_assets.vision.evaluation_rules import EvaluationRules
     from platform_assets.vision.label_map import LabelMap
     from platform_assets.vision.weight_files import WeightPlaces, WeightsFile, WeightsMissing
 
@@ -108,6 +109,23 @@ class Inputs:
         if isinstance(found, WeightsMissing):
             raise found
         return found
+
+    def groups_of(self, records: pl.DataFrame) -> pl.Series:
+        """For each image the name of what its dataset says is not independent of it; null for an image by itself."""
+        import polars as pl
+
+        from platform_assets.vision.splits import units_of
+
+        said = ("group", *self.dataset.split.kept_together_by)
+        names = units_of(records, [name for name in dict.fromkeys(said) if name in records.columns])
+        groups = pl.DataFrame({"group": names}).select(pl.when(pl.col("group").is_duplicated()).then("group"))
+        return groups["group"]
+
+    def rules_of(self, records: pl.DataFrame) -> EvaluationRules:
+        """What the metrics of these records go by beside the predictions. Raises BadCosts."""
+        from platform_assets.vision.evaluation_rules import evaluation_rules
+
+        return evaluation_rules(records, self.label_map, self.spec.costs)
 
     def records_of(self, trial: ResolvedTrial) -> pl.DataFrame:
         """The records with the split of this trial: the dataset's, or one drawn with the trial's seed."""

@@ -42,14 +42,13 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.comparison import trial_row
     from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.evaluation_rules import evaluation_rules
     from platform_assets.vision.long_tail import shots_of
     from platform_assets.vision.plots import confusion_matrix
     from platform_assets.vision.slices import slice_columns, slices
 
     frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
     records, label_map, folder = desk.inputs.records_of(trial), desk.inputs.label_map, desk.folder(trial.trial)
-    rules = evaluation_rules(records, label_map, desk.spec.costs)
+    rules = desk.inputs.rules_of(records)
     val, test = (compute_metrics(frame, label_map, part, rules=rules) for part in ("val", "test"))
     shots = shots_of(test, records, label_map)
     fitted = calibrate(*logits_and_truth(frame, "val"), desk.spec.uncertainty)

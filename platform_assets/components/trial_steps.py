@@ -104,7 +104,7 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     evaluated = records.with_row_index("row").filter(pl.col("split").is_in(["val", "test"]))
     logits = _logits(desk, trial, classifier, records, evaluated["row"].to_numpy())
     rows = evaluated.select(
-        "image_id", "path", _groups(desk, records).gather(evaluated["row"]), part="split", label="label"
+        "image_id", "path", desk.inputs.groups_of(records).gather(evaluated["row"]), part="split", label="label"
     )
     frame = predictions_frame(rows, logits, desk.inputs.label_map)
     desk.tables.write(desk.key("predictions"), frame, trial.trial)
@@ -126,18 +126,6 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
             ),
         },
     )
-
-
-def _groups(desk: Desk, records: pl.DataFrame) -> pl.Series:
-    """For each image the name of what its dataset says is not independent of it; null for an image by itself."""
-    import polars as pl
-
-    from platform_assets.vision.splits import units_of
-
-    said = ("group", *desk.inputs.dataset.split.kept_together_by)
-    names = units_of(records, [name for name in dict.fromkeys(said) if name in records.columns])
-    groups = pl.DataFrame({"group": names}).select(pl.when(pl.col("group").is_duplicated()).then("group"))
-    return groups["group"]
 
 
 def _logits(
