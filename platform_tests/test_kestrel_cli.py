@@ -108,7 +108,12 @@ def test_new_project__is_trained_by_the_commands_that_init_names(project: Path, 
     checkpoint = pl.read_parquet(tables / "checkpoint/cnn__s0.parquet").row(0, named=True)
     assert Path(checkpoint["folder_url"], "MANIFEST.json").is_file()
     assert checkpoint["folder_url"].startswith(str(project / "data/outputs"))
-    assert {path.parent.name for path in tables.rglob("*.parquet")} == {"checkpoint", "predictions", "metrics"}
+    assert {path.parent.name for path in tables.rglob("*.parquet")} == {
+        "checkpoint",
+        "predictions",
+        "metrics",
+        "slices",
+    }
     assert "nothing changed, checkpoint" in done(
         project, "kestrel", "materialize", "photos/first", "--trial", "cnn__s0"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platform_assets.stores.read_only_sql import quoted, reading_database, require_one_select
-from platform_assets.stores.tables import VERSIONS, WHOLE
+from platform_assets.stores.tables import VERSIONS
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,7 +27,7 @@ MEMORY_GB = 1.0
 VECTORS = ("logits", "probabilities")
 # DuckDB's own get_table_names binds the query, and cannot before the views are there.
 _WORD = re.compile(r"\w+")
-_OWN_COLUMNS = ("dataset", "experiment", "trial", "filename")
+_TRIAL = re.compile(r".+__s\d+")
 
 
 class UnknownName(ValueError):
@@ -56,7 +56,7 @@ class TableView:
         names = [*self.of, *(["trial"] if self.partitioned else [])]
         # A file's name is one constant for all its rows: DuckDB works these out once a file, and skips whole files by them.
         columns = [f"regexp_extract(filename, {path}, {group}) AS {name}" for group, name in enumerate(names, 1)]
-        hidden = ", ".join(map(quoted, (*_OWN_COLUMNS, *self.without)))
+        hidden = ", ".join(map(quoted, (*names, "filename", *self.without)))
         patterns = ", ".join(quoted(f"{glob.escape(str(folder))}/*.parquet") for folder in self.folders)
         return (
             f"SELECT {', '.join(columns)}, COLUMNS(lambda name: name NOT IN ({hidden})) "
@@ -141,12 +141,12 @@ class Analytics:
 
 
 def _table_folders(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Every folder with current tables, and whether they are partitions."""
+    """Every folder with current tables, and whether each is of one trial."""
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if name != VERSIONS and not name.startswith("."))
         tables = [name for name in files if name.endswith(".parquet") and not name.startswith(".")]
         if tables and len(Path(folder).relative_to(root).parts) > 1:
-            yield Path(folder), tables != [f"{WHOLE}.parquet"]
+            yield Path(folder), all(_TRIAL.fullmatch(name.removesuffix(".parquet")) for name in tables)
 
 
 def _first_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ ELPV_EXPERIMENT: dict[str, Any] = {
     "dataset": "elpv",
     "description": "A finetune beside its probe, each seed on a split of its own.",
     "metric": "top1",
-    "image_size_px": 224,
+    "image_size_px": 192,
     "seeds": [0, 1, 2],
     "resample": True,
     "baseline": "probe",
@@ -49,7 +49,7 @@ ELPV_EXPERIMENT: dict[str, Any] = {
         "finetune": {
             "backbone": BACKBONE,
             "mode": "finetune",
-            "train": {**SHARED, "epochs": 10, "patience_epochs": 10, "augmentation": "dihedral"},
+            "train": {**SHARED, "epochs": 7, "patience_epochs": 7, "augmentation": "dihedral"},
         },
     },
 }

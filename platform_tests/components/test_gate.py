@@ -32,6 +32,7 @@ from platform_tests.components.projects import (
     project,
     write_images,
 )
+from platform_tests.stores.test_gate_records import asked
 
 HARDLY = {**CNN, "train": {**CNN["train"], "learning_rate": 1e-9}}
 LONGER = {**CNN, "train": {**CNN["train"], "epochs": 3}}
@@ -333,8 +334,8 @@ def test_gate__every_decision_says_who_asked_and_is_a_row_for_sql(gate: Project)
     assert record.asked.dagster_run_id == result.run_id
     assert record.incumbent is not None
     assert record.incumbent.trial == "good__s0"
-    found = Tables(gate.data / "tables").sql('select id, verdict from photos__first__gate_records order by "at"')
-    assert found.rows() == [(each.id, each.verdict) for each in records(gate)]
+    found = asked(gate.data / "tables", 'select id, verdict from gate_records order by "at"')
+    assert found == [(each.id, each.verdict) for each in records(gate)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from platform_assets.stores.analytics import Analytics
 from platform_assets.stores.gate_records import (
     Approval,
     Asked,
@@ -19,6 +20,7 @@ from platform_assets.stores.gate_records import (
     rolled_back,
     waiting,
 )
+from platform_assets.stores.run_table import RunTable
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.gates import Finding
 
@@ -47,6 +49,14 @@ def record(minute: int, verdict: Any, candidate: str, incumbent: str | None, **c
     return GateRecord(**{**plain, **changes})
 
 
+def asked(tables: Path, query: str) -> list[tuple[object, ...]]:
+    """The rows that `kestrel sql` would print."""
+    with Analytics(tables, RunTable(f"sqlite:///{tables / 'none.db'}", tables.parent / "cache")).answer(
+        query
+    ) as answer:
+        return list(answer.fetchall())
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> GateRecords:
     return GateRecords(tmp_path / "gate_records/photos/first", Tables(tmp_path / "tables"), ["photos", "first"])
@@ -58,13 +68,14 @@ def test_append__each_decision_is_a_file_and_a_row(records: GateRecords) -> None
         records.append(each)
     assert [each.verdict for each in records.read()] == ["promoted", "refused"]
     assert records.read()[1] == refused
-    rows = records.tables.sql(
-        "select verdict, reason, version, incumbent_checkpoint_id, asked_by, rules[1].measured "
-        'from photos__first__gate_records order by "at"'
+    rows = asked(
+        records.tables.root,
+        "select trial, verdict, reason, version, incumbent_checkpoint_id, asked_by, rules[1].measured "
+        'from gate_records order by "at"',
     )
-    assert rows.rows() == [
-        ("promoted", "because", 1, None, "ada", 0.9),
-        ("refused", "one; two", 1, "a" * 16, "ada", 0.9),
+    assert rows == [
+        ("cnn__s0", "promoted", "because", 1, None, "ada", 0.9),
+        ("cnn__s0", "refused", "one; two", 1, "a" * 16, "ada", 0.9),
     ]
 
 
