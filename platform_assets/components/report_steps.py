@@ -162,7 +162,7 @@ def _serving(spec: ExperimentSpec, tables: Tables) -> Serving | None:
 
 
 def gate_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
-    """The verdict as a rule that holds unless the candidate is refused; None where the gate was not asked."""
+    """The verdict, which holds unless the candidate is refused, and each rule that it follows from."""
     from platform_assets.vision.cards.report_facts import Outcome
 
     serving = _serving(spec, tables)
@@ -171,7 +171,17 @@ def gate_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
             Outcome(name="verdict", passed=None, said="the gate was not asked, or refused with no model in service")
         ]
     said = f"{serving.candidate} is {serving.verdict}: {serving.reason}"
-    return [Outcome(name="verdict", passed=serving.verdict != "refused", said=said)]
+    verdict = Outcome(name="verdict", passed=serving.verdict != "refused", said=said)
+    record = tables.read([*spec.key, "gate_records"], read_champion(spec, tables).gate_record)
+    return [verdict, *(_rule(finding) for finding in record["rules"][0])]
+
+
+def _rule(finding: dict[str, Any]) -> Outcome:
+    from platform_assets.vision.cards.report_facts import Outcome
+
+    passed, measured = finding["passed"], finding["measured"]
+    figures = "" if measured is None else f"{measured:.4g} measured, threshold {finding['threshold']:.4g}"
+    return Outcome(name=finding["rule"], passed=passed, said=figures if passed else finding["said"])
 
 
 def trial_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:

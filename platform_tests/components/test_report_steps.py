@@ -132,6 +132,9 @@ def test_report_command__markdown_page_and_test_cases(
     assert names == ["cnn__s0", "probe__s0"]
     checks = [case.attrib["name"] for case in root.findall("testsuite[@name='checks']/testcase")]
     assert "exports.export_matches_its_checkpoint" in checks
+    rules = [case.attrib["name"] for case in root.findall("testsuite[@name='gate']/testcase")]
+    assert rules[0] == "verdict"
+    assert {"files_match_manifest", "evaluation_is_current", "licence_is_stated", "minimum"} <= set(rules)
     assert root.attrib["failures"] == "0"
 
 
