@@ -87,7 +87,7 @@ def user_interface(project: Path) -> Iterator[Ask]:
 
     def answers() -> bool:
         with suppress(OSError):
-            return "DagsterQuery" in ask("{ __typename }") or server.process.poll() is not None
+            return "__typename" in ask("{ __typename }")
         return False
 
     with started(project, "dagster-webserver", "-w", "workspace.yaml", "-p", port) as server:
