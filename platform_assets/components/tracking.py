@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,9 +77,21 @@ def record(desk: Desk, trial: ResolvedTrial, row: CheckpointRow, table: pl.DataF
                 for number, epoch in enumerate(history.to_dicts())
             ),
             metrics={name: value for name, value in scores.items() if value is not None},
-            files={**files, **{name: folder.path(name).read_bytes() for name in names}},
+            files=small_files(
+                {**files, **{name: folder.path(name).read_bytes() for name in names}}, desk.context.log.info
+            ),
         )
     )
+
+
+def small_files(files: Mapping[str, bytes], say: Callable[[str], None]) -> dict[str, bytes]:
+    """Those that MLflow shows beside a run. The confusion matrix of a thousand classes makes metrics.json too large."""
+    from platform_assets.stores.runs import SMALL_FILE_BYTES
+
+    large = {name: len(content) for name, content in files.items() if len(content) > SMALL_FILE_BYTES}
+    for name, size_bytes in large.items():
+        say(f"{name} has {size_bytes / 1e6:.1f} MB and is not shown in MLflow; it lies in the trial's folder")
+    return {name: content for name, content in files.items() if name not in large}
 
 
 def _named(desk: Desk, trial: ResolvedTrial) -> dict[str, Any]:

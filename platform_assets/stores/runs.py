@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 _PARENT = "mlflow.parentRunId"  # MLflow's own tag, by which its UI nests runs
-_SMALL_FILE_BYTES = 1024 * 1024
+SMALL_FILE_BYTES = 1024 * 1024
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 
@@ -71,10 +71,8 @@ class TrialRun(BaseModel):
         if self.leaves_checkpoint and self.status == "FINISHED" and not (self.checkpoint_id and self.folder_url):
             raise ValueError(f"{self.asset} {self.partition}: FINISHED needs checkpoint_id and folder_url")
         for name, content in self.files.items():
-            if len(content) > _SMALL_FILE_BYTES:
-                raise ValueError(
-                    f"{name}: {len(content)} bytes, over {_SMALL_FILE_BYTES}; add it to the outputs folder"
-                )
+            if len(content) > SMALL_FILE_BYTES:
+                raise ValueError(f"{name}: {len(content)} bytes, over {SMALL_FILE_BYTES}; add it to the outputs folder")
             later_name(name)
         return self
 
