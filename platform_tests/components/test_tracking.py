@@ -11,5 +11,5 @@ def test_small_files__a_large_one_stays_in_its_folder() -> None:
     kept = small_files(files, said.append)
     assert kept.keys() == {"env.json"}
     assert said == ["metrics.json has 1.0 MB and is not shown in MLflow; it lies in the trial's folder"]
-    named = {name: "a" for name in ("experiment", "asset", "partition", "config_hash", "data_version")}
+    named = dict.fromkeys(("experiment", "asset", "partition", "config_hash", "data_version"), "a")
     TrialRun(**named, dagster_run_id="r", status="RUNNING", started_ms=0, ended_ms=0, files=kept)
