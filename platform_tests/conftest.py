@@ -9,6 +9,10 @@ import pytest
 from platform_assets.stores.runs import Runs
 from platform_tests.s3_server import S3Server, s3_server
 
+# A shell lets what it starts in the background ignore SIGINT; dagster gives SIGTERM the same handler, and the tests send both.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
