@@ -1,6 +1,7 @@
 """Fixtures for tests of every folder."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
