@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,23 +43,23 @@ def promote(experiment: str, trial: str | None, approvers: tuple[str, ...], chec
     if trial is not None and trial not in spec.trials:
         raise click.UsageError(f"--trial {trial}: not a trial of {experiment}; it has {', '.join(spec.trials)}")
     request: dict[str, Any] = {"asked_with": "kestrel promote", "asked_by": _user()}
+    places = _places(spec)
     if approvers:
-        held = _held(spec, trial, checkpoint, approvers)
+        held = _held(spec, places.records.read(), trial, checkpoint, approvers)
         click.echo(f"{' and '.join(approvers)}: checkpoint {held.checkpoint_id} of {held.trial} is approved", err=True)
         request |= {"approved_by": list(approvers), "checkpoint_id": held.checkpoint_id, "trial": held.trial}
     elif checkpoint:
         raise click.UsageError(f"--checkpoint {checkpoint}: it says what is approved; add --approve NAME")
     elif trial is not None:
         request["trial"] = trial
-    before = len(_places(spec).records.read())
+    before = len(places.records.read())
     command = promote_command(spec, request)
     click.echo(f"$ {shlex.join(command)}", err=True)
     code = run_to_end(command)
-    decided = _places(spec).records.read()[before:]
+    decided = places.records.read()[before:]
     if decided:
         _print_decision(decided[-1])
-    serves = _serves(spec)
-    if code or not decided or decided[-1].candidate.checkpoint_id != serves:
+    if code or not decided or decided[-1].candidate.checkpoint_id != _serves(spec, places):
         raise SystemExit(code or 1)
 
 
@@ -107,11 +108,12 @@ def history(experiment: str, name: str | None, count: int) -> None:
     from platform_assets.components.gate_tables import findings_table, history_table
 
     spec = experiment_named(experiment)
-    records = _places(spec).records.read()
+    places = _places(spec)
+    records = places.records.read()
     if not records:
         raise click.ClickException(f"{experiment}: nothing was judged yet; `kestrel promote {experiment}` does")
     if name is None:
-        frame = history_table(records, _serves(spec)).head(count)
+        frame = history_table(records, _serves(spec, places)).head(count)
     else:
         named = [record for record in records if record.id == name]
         if not named:
@@ -131,7 +133,13 @@ def promote_command(spec: ExperimentSpec, request: dict[str, Any]) -> list[str]:
     return [*dagster_materialize({"ops": ops}), names]
 
 
-def _held(spec: ExperimentSpec, trial: str | None, checkpoint: str | None, approvers: tuple[str, ...]) -> Side:
+def _held(
+    spec: ExperimentSpec,
+    records: Sequence[GateRecord],
+    trial: str | None,
+    checkpoint: str | None,
+    approvers: tuple[str, ...],
+) -> Side:
     """The candidate that waits. Raises click.UsageError when none does, or one of these may not approve it."""
     from platform_assets.stores.gate_records import waiting
 
@@ -141,8 +149,9 @@ def _held(spec: ExperimentSpec, trial: str | None, checkpoint: str | None, appro
     for name in approvers:
         if name not in rule.approvers:
             raise click.UsageError(f"--approve {name}: the gate of {experiment} names {', '.join(rule.approvers)}")
-    held = waiting(_places(spec).records.read())
-    waits = [side for side in held if trial in (None, side.trial) and checkpoint in (None, side.checkpoint_id)]
+    waits = [
+        side for side in waiting(records) if trial in (None, side.trial) and checkpoint in (None, side.checkpoint_id)
+    ]
     if not waits:
         asked = [trial, f"checkpoint {checkpoint}" if checkpoint else None]
         what = ", ".join(filter(None, asked)) or "no candidate"
@@ -163,9 +172,9 @@ def _places(spec: ExperimentSpec) -> Places:
     return Places(runs=found["runs"].open(), outputs=found["outputs"].open(), tables=tables, records=records)
 
 
-def _serves(spec: ExperimentSpec) -> str | None:
+def _serves(spec: ExperimentSpec, places: Places) -> str | None:
     """The checkpoint in service."""
-    champion = _places(spec).runs.champion(spec.group)
+    champion = places.runs.champion(spec.group)
     return champion.tags["checkpoint_id"] if champion else None
 
 

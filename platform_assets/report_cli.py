@@ -101,8 +101,7 @@ def _facts(spec: ExperimentSpec, settings: Settings) -> ReportFacts:
     from platform_assets.resources import resources
 
     opened = resources(settings)
-    facts = report_facts(spec, opened["tables"].open(), opened["outputs"].open())
-    return facts.model_copy(update={"checks": tuple(_checks(spec, settings))})
+    return report_facts(spec, opened["tables"].open(), opened["outputs"].open(), checks=_checks(spec, settings))
 
 
 def _checks(spec: ExperimentSpec, settings: Settings) -> list[Outcome]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
+from platform_assets.components.leaderboard_steps import folder_urls, metrics_rows
 from platform_assets.components.specs import data_version
+from platform_assets.stores.whole_files import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,11 +44,9 @@ def baseline_file(spec: ExperimentSpec, tables: Tables, suffix: str) -> Path:
 def baseline_table(spec: ExperimentSpec, tables: Tables, outputs: Outputs, runs: Runs) -> dg.MaterializeResult[Any]:
     import polars as pl
 
-    from platform_assets.components.leaderboard_steps import metrics_rows
-
     rows = metrics_rows(spec, tables)
     probes = rows.filter(pl.col("mode") == "linear_probe")
-    folders = {trial: outputs.at(_folder_url(spec, tables, trial)) for trial in probes["trial"]}
+    folders = {trial: outputs.at(url) for trial, url in folder_urls(spec, tables, probes["trial"]).items()}
     frame = pl.DataFrame(
         [_row(probe, folders[probe["trial"]], _finetune(probe, rows, spec), runs) for probe in probes.to_dicts()],
         infer_schema_length=None,
@@ -54,8 +54,8 @@ def baseline_table(spec: ExperimentSpec, tables: Tables, outputs: Outputs, runs:
     )
     tables.write([*spec.key, "baseline_table"], frame)
     csv, text = (baseline_file(spec, tables, suffix) for suffix in ("csv", "json"))
-    _replace(csv, _wide(frame).write_csv())
-    _replace(text, json.dumps(frame.to_dicts(), indent=2, ensure_ascii=False) + "\n")
+    write_whole(csv, _wide(frame).write_csv())
+    write_whole(text, json.dumps(frame.to_dicts(), indent=2, ensure_ascii=False) + "\n")
     return dg.MaterializeResult(
         data_version=data_version(*rows["checkpoint_id"], *rows["test_ids_sha256"]),
         metadata={
@@ -65,11 +65,6 @@ def baseline_table(spec: ExperimentSpec, tables: Tables, outputs: Outputs, runs:
             "json": dg.MetadataValue.path(str(text)),
         },
     )
-
-
-def _folder_url(spec: ExperimentSpec, tables: Tables, trial: str) -> str:
-    found: str = tables.read([*spec.key, "checkpoint"], trial)["folder_url"][0]
-    return found
 
 
 def _row(probe: dict[str, Any], folder: OutputFolder, finetune: dict[str, Any] | None, runs: Runs) -> dict[str, Any]:
@@ -138,9 +133,3 @@ def _wide(frame: pl.DataFrame) -> pl.DataFrame:
         for entries in frame["per_class"].to_list()
     ]
     return pl.concat([frame.drop("per_class"), pl.DataFrame(flat, infer_schema_length=None)], how="horizontal")
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -16,6 +16,7 @@ from platform_assets.components.inputs import open_inputs
 from platform_assets.components.metrics_steps import CALIBRATION
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource, OutputsResource, TablesResource
+from platform_assets.stores.whole_files import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -163,9 +164,7 @@ def model_card(inputs: Inputs, tables: Tables, outputs: Outputs, files: FilesRes
 
     row = read_champion(inputs.spec, tables)
     text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row))
-    path = files.card(*inputs.spec.key, "model_card")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path = write_whole(files.card(*inputs.spec.key, "model_card"), text)
     return dg.MaterializeResult(
         data_version=data_version(row.checkpoint_id, text),
         metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},

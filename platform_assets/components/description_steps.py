@@ -14,6 +14,7 @@ from platform_assets.components.quality_steps import image_issues
 from platform_assets.components.records_steps import read_label_map
 from platform_assets.components.specs import data_version
 from platform_assets.resources import FilesResource
+from platform_assets.stores.whole_files import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,7 +92,7 @@ def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> It
     yield image_issues(spec, frame, tables, root)
     numbers = profile_of(frame)
     page = profile_page(_page_facts(spec, frame, numbers, tables), lambda path: (root / path).read_bytes())
-    path = _written(files.card(spec.name, "profile", suffix=".html"), page)
+    path = write_whole(files.card(spec.name, "profile", suffix=".html"), page)
     tables.write([spec.name, "profile"], numbers.counts)
     yield dg.MaterializeResult(
         asset_key=[spec.name, "profile"],
@@ -172,14 +173,8 @@ def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> 
         version=tables.current_version([spec.name, "records"]) or "",
     )
     text = write_card(facts)
-    path = _written(files.card(spec.name, "data_card"), text)
+    path = write_whole(files.card(spec.name, "data_card"), text)
     return dg.MaterializeResult(
         data_version=data_version(facts.version, text),
         metadata={"card": dg.MetadataValue.md(text), "path": dg.MetadataValue.path(str(path))},
     )
-
-
-def _written(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path

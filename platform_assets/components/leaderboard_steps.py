@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,14 +24,21 @@ LEADERBOARD = (
 )
 
 
-def metrics_rows(spec: ExperimentSpec, tables: Tables) -> pl.DataFrame:
-    """The metrics of every trial of the YAML file. Raises MissingTable, naming the command, for one that was not run."""
+def metrics_rows(spec: ExperimentSpec, tables: Tables, trials: Iterable[str] | None = None) -> pl.DataFrame:
+    """The metrics of some trials, or of every one of the YAML file.
+
+    Raises MissingTable, naming the command, for one that was not run.
+    """
     import polars as pl
 
-    found = [tables.read([*spec.key, "metrics"], trial) for trial in spec.trials]
-    return pl.concat(
-        found, how="diagonal_relaxed"
-    )  # older code may have written some of them; the leaderboard says which
+    found = [tables.read([*spec.key, "metrics"], trial) for trial in (spec.trials if trials is None else trials)]
+    # Older code may have written some of them; the leaderboard says which.
+    return pl.concat(found, how="diagonal_relaxed")
+
+
+def folder_urls(spec: ExperimentSpec, tables: Tables, trials: Iterable[str]) -> dict[str, str]:
+    """Where the files of trials lie. Raises MissingTable as metrics_rows."""
+    return {trial: tables.read([*spec.key, "checkpoint"], trial)["folder_url"][0] for trial in trials}
 
 
 def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[Any]:
@@ -141,7 +149,7 @@ def manifest_check(spec: ExperimentSpec) -> dg.AssetChecksDefinition:
     )
     def every_checkpoint_matches_its_manifest(tables: TablesResource, outputs: OutputsResource) -> dg.AssetCheckResult:
         table, folders = tables.open(), outputs.open()
-        urls = [table.read([*spec.key, "checkpoint"], trial)["folder_url"][0] for trial in spec.trials]
+        urls = folder_urls(spec, table, spec.trials).values()
         problems = [problem for url in urls for problem in folders.at(url).verify()]
         return dg.AssetCheckResult(
             passed=not problems,

@@ -11,9 +11,11 @@ import dagster as dg
 
 from platform_assets.components import metadata as show
 from platform_assets.components.champion_steps import read_champion
-from platform_assets.components.leaderboard_steps import conclusion, metrics_rows
+from platform_assets.components.check_results import last_evaluation
+from platform_assets.components.leaderboard_steps import conclusion, folder_urls, metrics_rows
 from platform_assets.components.specs import data_version
 from platform_assets.components.view_steps import view_pictures
+from platform_assets.stores.whole_files import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,9 +47,7 @@ def report(
     from platform_assets.vision.cards.report_markdown import report_markdown
 
     page = html_page(facts, image_root(spec, dataset, files))
-    path = files.card(*spec.key, "report", suffix=".html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path = write_whole(files.card(*spec.key, "report", suffix=".html"), page)
     return dg.MaterializeResult(
         data_version=data_version(page),
         metadata={
@@ -82,14 +82,11 @@ def report_facts(
     spec: ExperimentSpec, tables: Tables, outputs: Outputs, *, checks: Sequence[Outcome] = ()
 ) -> ReportFacts:
     """Raises MissingTable, naming the command, where a trial or the leaderboard was not materialized, and StaleLeaderboard."""
-    import polars as pl
-
     from platform_assets.vision.cards.report_facts import ReportFacts
 
     board, rows = tables.read([*spec.key, "leaderboard"]), metrics_rows(spec, tables)
     _require_current(spec, board, rows)
-    made = pl.concat([tables.read([*spec.key, "checkpoint"], trial) for trial in spec.trials], how="vertical_relaxed")
-    folders = {trial: outputs.at(url) for trial, url in made.select("trial", "folder_url").rows()}
+    folders = {trial: outputs.at(url) for trial, url in folder_urls(spec, tables, spec.trials).items()}
     stamps = [json.loads(folder.path("env.json").read_bytes()) for folder in folders.values()]
     shown = _shown(spec, tables, rows, folders)
     return ReportFacts(
@@ -165,14 +162,16 @@ def gate_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
     """The verdict, which holds unless the candidate is refused, and each rule that it follows from."""
     from platform_assets.vision.cards.report_facts import Outcome
 
-    serving = _serving(spec, tables)
-    if serving is None:
+    if not tables.exists([*spec.key, "champion"]):
         return [
             Outcome(name="verdict", passed=None, said="the gate was not asked, or refused with no model in service")
         ]
-    said = f"{serving.candidate} is {serving.verdict}: {serving.reason}"
-    verdict = Outcome(name="verdict", passed=serving.verdict != "refused", said=said)
-    record = tables.read([*spec.key, "gate_records"], read_champion(spec, tables).gate_record)
+    row = read_champion(spec, tables)
+    said = f"{row.candidate} is {row.verdict}: {row.reason}"
+    verdict = Outcome(name="verdict", passed=row.verdict != "refused", said=said)
+    if not row.gate_record:  # judged by code that kept no records
+        return [verdict]
+    record = tables.read([*spec.key, "gate_records"], row.gate_record)
     return [verdict, *(_rule(finding) for finding in record["rules"][0])]
 
 
@@ -250,13 +249,9 @@ def latest_checks(instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]
     """The last evaluation of every one of these checks; None where there is none."""
     from platform_assets.vision.cards.report_facts import Outcome
 
-    wanted = sorted(keys)
-    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
     outcomes = []
-    for key in wanted:
-        record = found.get(key)
-        evaluation = record.event.asset_check_evaluation if record and record.event else None
-        passed = None if evaluation is None else bool(evaluation.passed)
-        said = "" if evaluation is None else evaluation.description or ""
+    for key in sorted(keys):
+        found = last_evaluation(instance, key)
+        passed, said = (None, "") if found is None else (bool(found[1].passed), found[1].description or "")
         outcomes.append(Outcome(name=f"{key.asset_key.path[-1]}.{key.name}", passed=passed, said=said))
     return outcomes

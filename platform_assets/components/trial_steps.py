@@ -12,6 +12,7 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.checkpoint_steps import FITTING, checkpoint, trial_vectors
 from platform_assets.components.desk import Desk
+from platform_assets.components.leaderboard_steps import metrics_rows
 from platform_assets.components.metrics_steps import METRICS_FOLLOW, metrics
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends
@@ -80,11 +81,8 @@ def _checks_alone(desk: Desk) -> Iterator[dg.AssetCheckResult]:
 
 def _trials_so_far(desk: Desk) -> pl.DataFrame:
     """Every trial of the YAML file that has metrics, best on val first."""
-    import polars as pl
-
     done = [trial for trial in desk.spec.trials if desk.tables.exists(desk.key("metrics"), trial)]
-    tables = [desk.tables.read(desk.key("metrics"), trial) for trial in done]
-    rows = pl.concat(tables, how="diagonal_relaxed")  # older code may have written some
+    rows = metrics_rows(desk.spec, desk.tables, done)
     score = f"val_{desk.spec.metric}"
     return rows.select("trial", score, "test_top1", "test_macro_f1", "test_ece", "train_seconds").sort(
         score, descending=True

@@ -153,7 +153,6 @@ def _logged(run: Run, experiment: str) -> LoggedRun:
 
 def _row(run: LoggedRun) -> dict[str, Any]:
     dataset, slash, experiment = run.experiment.partition("/")
-    whole = run.started_ms is not None and run.ended_ms is not None
     return {
         "dataset": dataset if slash else None,
         "experiment": experiment if slash else run.experiment,
@@ -163,12 +162,16 @@ def _row(run: LoggedRun) -> dict[str, Any]:
         "status": run.status,
         "started": run.started_ms,
         "ended": run.ended_ms,
-        "seconds": (run.ended_ms - run.started_ms) / 1000 if whole else None,  # type: ignore[operator]
+        "seconds": _seconds(run.started_ms, run.ended_ms),
         **{name: run.tags.get(name) for name in TAGS},
         "params": sorted(run.params.items()),
         "metrics": sorted(run.metrics.items()),
         "tags": sorted(run.tags.items()),
     }
+
+
+def _seconds(started_ms: int | None, ended_ms: int | None) -> float | None:
+    return None if started_ms is None or ended_ms is None else (ended_ms - started_ms) / 1000
 
 
 def _schema() -> pa.Schema:

@@ -88,11 +88,12 @@ def require_comparable(rows: pl.DataFrame) -> None:
 
     Rows of one seed must have one hash. Rows of different seeds may differ in the split, and in nothing else.
     """
-    for row in rows.to_dicts():
+    found = rows.to_dicts()
+    for row in found:
         _require_own_hash(row)
-    first = rows.row(0, named=True)
+    first = found[0]
     firsts_of_seeds: dict[int, dict[str, Any]] = {}
-    for row in rows.to_dicts():
+    for row in found:
         first_of_seed = firsts_of_seeds.setdefault(row["seed"], row)
         for difference in (
             *_differences(first, row, of_a_seed=False),

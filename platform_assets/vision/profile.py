@@ -70,5 +70,5 @@ def profile(records: pl.DataFrame) -> Profile:
         counts=counts,
         sizes=sizes,
         formats=records.group_by("format", "mode").len("images").sort("images", "format", descending=[True, False]),
-        imbalance=float(counts["total"].max() / counts["total"].min()),  # type: ignore[operator,arg-type]
+        imbalance=max(counts["total"].to_list()) / min(counts["total"].to_list()),
     )

@@ -65,7 +65,7 @@ def write_projector(folder: Path, predictions: pl.DataFrame, vectors: pl.DataFra
     and METADATA with path, part, truth, prediction, correct and confidence.
     Format: tensorboard.plugins.projector (projector_config.proto).
     """
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
     folder.mkdir(parents=True, exist_ok=True)
