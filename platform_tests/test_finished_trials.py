@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from platform_assets.cli import main
 from platform_assets.stores.questions import QUESTIONS
 from platform_assets.stores.tables import Tables
-from platform_tests.components.projects import PROBE, Project, experiment_yaml, metadata, project, write_images
+from platform_tests.components.projects import PROBE, Project, experiment_yaml, lasting_project, metadata, write_images
 
 SHORT = {"epochs": 1, "max_steps": 2, "warmup_epochs": 0, "batch_size": 8}
 SMALL = {**PROBE, "image_size_px": 32}
@@ -36,10 +36,8 @@ def keys(prefix: str, *names: str) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     """A probe and a short finetune of one backbone, up to the leaderboard."""
     folder = tmp_path_factory.mktemp("finished_trials")
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
     images = write_images(folder / "images", per_class=8)
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
+    with lasting_project(folder, images, mlflow_database) as made:
         made.write(
             "first", experiment_yaml(seeds=[0], baseline="probe", variants={"probe": SMALL, "finetune": FINETUNE})
         )

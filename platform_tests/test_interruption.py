@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from platform_assets.executors import KILLED
 from platform_tests.commands import copied, done, edit, instance_of, launch_backfill, started, until, user_interface
-from platform_tests.components.projects import write_images
+from platform_tests.components.projects import give_database, write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -41,8 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) ->
     done(folder, "kestrel", "init", "prepared", "--images", str(images))
     project = folder / "prepared"
     edit(project, "photos_first", seeds=[0], variants={"cnn": {**CNN, "train": TRAIN}})
-    (project / "data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, project / "data/mlflow/mlflow.db")
+    give_database(project, mlflow_database)
     done(project, "kestrel", "materialize", "photos")
     return project
 

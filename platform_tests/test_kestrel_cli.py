@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +10,7 @@ from click.testing import CliRunner
 
 from platform_assets.cli import main
 from platform_tests.commands import done, edit
-from platform_tests.components.projects import write_images
+from platform_tests.components.projects import give_database, write_images
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 1, "warmup_epochs": 0}}
 
@@ -99,8 +98,7 @@ def test_outside_of_a_project__every_verb_says_where_to_go(
 def test_new_project__is_trained_by_the_commands_that_init_names(project: Path, mlflow_database: Path) -> None:
     """`kestrel materialize photos/first` found no experiment: the script's path has no working directory on it."""
     edit(project, "photos_first", image_size_px=32, variants={"cnn": CNN})
-    (project / "data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, project / "data/mlflow/mlflow.db")
+    give_database(project, mlflow_database)
     assert "photos: 36 images taken in, 0 rejected" in done(project, "kestrel", "materialize", "photos")
     said = done(project, "kestrel", "materialize", "photos/first", "--trial", "cnn__s0")
     assert "cnn__s0: test top-1" in said

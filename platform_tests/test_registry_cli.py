@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from platform_assets.components.project_specs import experiments
 from platform_assets.registry_cli import promote_command
 from platform_assets.stores.runs import Runs
 from platform_tests.commands import done, instance_of
-from platform_tests.components.projects import CNN, Project, experiment_yaml, project, write_images
+from platform_tests.components.projects import CNN, Project, experiment_yaml, lasting_project, write_images
 
 TRIAL = " or ".join(f'key:"photos/first/{name}"' for name in ("checkpoint", "predictions", "metrics"))
 QUICK = {**CNN, "train": {**CNN["train"], "epochs": 1}}
@@ -29,13 +28,11 @@ GATE = {"max_regression": 1.0, "approval": {"approvers": ["Ada Lovelace"]}}
 def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     """Two trials that nobody judged yet, in the instance that the project's own commands use."""
     folder = tmp_path_factory.mktemp("registry")
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
     images = write_images(folder / "images", per_class=12, side=24)
     with (
+        lasting_project(folder, images, mlflow_database) as made,
+        instance_of(made.folder) as instance,
         pytest.MonkeyPatch.context() as patch,
-        project(folder / "project", images, patch) as made,
-        instance_of(folder / "project") as instance,
     ):
         patch.chdir(made.folder)
         made.instance = instance

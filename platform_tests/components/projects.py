@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,20 @@ def project(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield made
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         del sys.modules[name]
+
+
+@contextmanager
+def lasting_project(folder: Path, images: Path, database: Path) -> Iterator[Project]:
+    """One for the tests of a module, in `project` of the folder, with an MLflow database from the start."""
+    give_database(folder / "project", database)
+    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
+        yield made
+
+
+def give_database(project: Path, database: Path) -> None:
+    """A copy of an empty MLflow database: making one takes seconds."""
+    (project / "data/mlflow").mkdir(parents=True)
+    shutil.copy(database, project / "data/mlflow/mlflow.db")
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str, partition: str | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from platform_tests.components.projects import (
     experiment_yaml,
     failed_checks,
     failure,
+    lasting_project,
     metadata,
-    project,
 )
 
 PATCH, SIDE = 12, 48
@@ -70,10 +69,8 @@ def write_boxed_images(folder: Path, *, images: int = IMAGES) -> Path:
 def boxed(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     """A project on the pictures above, with the records made."""
     folder = tmp_path_factory.mktemp("boxed")
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
     images = write_boxed_images(folder / "images")
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
+    with lasting_project(folder, images, mlflow_database) as made:
         source = {"kind": "coco", "path": str(images), "annotations": "boxes.json"}
         made.write("photos", dataset_yaml(images, source=source))
         one = {"seeds": [0], "retrain": None, "crop_to_box": {"margin": 0.1}}

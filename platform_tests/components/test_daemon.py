@@ -13,7 +13,7 @@ import pytest
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
 from platform_tests.commands import done, edit, instance_of, launch_backfill, started, until, user_interface
-from platform_tests.components.projects import write_images
+from platform_tests.components.projects import give_database, write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,8 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
     done(folder, "kestrel", "init", "project", "--images", str(images))
     project = folder / "project"
     edit(project, "photos_first", baseline="cnn", variants={"cnn": CNN, "again": CNN}, gate={"minimum": 0.0})
-    (project / "data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, project / "data/mlflow/mlflow.db")
+    give_database(project, mlflow_database)
     done(project, "kestrel", "materialize", "photos")
     return project
 

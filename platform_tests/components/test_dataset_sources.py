@@ -21,6 +21,8 @@ from platform_tests.components.projects import (
     dataset_yaml,
     experiment_yaml,
     failure,
+    give_database,
+    lasting_project,
     metadata,
     project,
     write_images,
@@ -75,8 +77,7 @@ def ticked(project: Project) -> dg.SensorExecutionData:
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path) -> Iterator[Project]:
     """24 pictures, nothing materialized."""
     images = write_images(tmp_path / "images", per_class=8, side=24)
-    (tmp_path / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, tmp_path / "project/data/mlflow/mlflow.db")
+    give_database(tmp_path / "project", mlflow_database)
     with project(tmp_path / "project", images, monkeypatch) as made:
         made.write("first", first())
         yield made
@@ -219,9 +220,7 @@ def unlicensed(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) 
     """A project whose dataset states no licence, with one trial trained."""
     folder = tmp_path_factory.mktemp("unlicensed")
     images = write_images(folder / "images", per_class=8, side=24)
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
+    with lasting_project(folder, images, mlflow_database) as made:
         made.write("photos", dataset_yaml(images, licence=None))
         made.write("first", first())
         made.materialize("group:photos")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +27,8 @@ from platform_tests.components.projects import (
     experiment_yaml,
     failed_checks,
     failure,
+    lasting_project,
     metadata,
-    project,
     write_images,
 )
 from platform_tests.stores.test_gate_records import asked
@@ -52,12 +51,7 @@ def yaml(**changes: Any) -> dict[str, Any]:
 def served(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     """Three trials, trained once; good__s0 serves. Every test leaves it so."""
     folder = tmp_path_factory.mktemp("gate")
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        project(folder / "project", write_images(folder / "images", side=24), patch) as made,
-    ):
+    with lasting_project(folder, write_images(folder / "images", side=24), mlflow_database) as made:
         made.write("first", yaml())
         made.materialize(f'key:"photos/source" or {RECORDS}')
         made.materialize(TRIAL, partitions=("good__s0", "bad__s0"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from platform_tests.components.projects import (
     dataset_yaml,
     experiment_yaml,
     failure,
+    lasting_project,
     metadata,
-    project,
     write_images,
 )
 
@@ -58,9 +57,7 @@ def _table(images: Path) -> dict[str, Any]:
 def measured(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("measured")
     images = write_images(folder / "images", per_class=16, side=24)
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
+    with lasting_project(folder, images, mlflow_database) as made:
         made.write("photos", _table(images))
         made.write("first", experiment_yaml(**ASKED))
         made.materialize(RECORDS)

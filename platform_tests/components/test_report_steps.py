@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from platform_assets.cli import main
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.tensorboard_views import CONFIG
-from platform_tests.components.projects import Project, experiment_yaml, metadata, project, write_images
+from platform_tests.components.projects import Project, experiment_yaml, lasting_project, metadata, write_images
 from platform_tests.vision.cards.pages import Elements, require_accessible, require_alone
 
 KEYS = ("embeddings", "checkpoint", "predictions", "metrics", "leaderboard", "champion", "report")
@@ -27,12 +26,7 @@ KEYS = ("embeddings", "checkpoint", "predictions", "metrics", "leaderboard", "ch
 def reported(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
     """A project with one seed of a network and of a probe, made as far as the report: half the time of all of it."""
     folder = tmp_path_factory.mktemp("reported")
-    (folder / "project/data/mlflow").mkdir(parents=True)
-    shutil.copy(mlflow_database, folder / "project/data/mlflow/mlflow.db")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        project(folder / "project", write_images(folder / "images"), patch) as made,
-    ):
+    with lasting_project(folder, write_images(folder / "images"), mlflow_database) as made:
         made.write("first", experiment_yaml(seeds=[0]))
         made.materialize("group:photos")
         selection = " or ".join(f'key:"photos/first/{name}"' for name in KEYS)

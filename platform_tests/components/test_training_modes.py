@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from platform_tests.components.projects import (
     dataset_yaml,
     experiment_yaml,
     failure,
+    lasting_project,
     metadata,
-    project,
     write_images,
 )
 
@@ -44,14 +43,13 @@ RATE = {"variant": "cnn", "trials": 2, "space": {"train.learning_rate": {"low": 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Project]:
-    folder, patch = tmp_path_factory.mktemp("modes"), pytest.MonkeyPatch()
-    with project(folder / "project", write_images(folder / "images", per_class=12, side=24), patch) as made:
+    folder = tmp_path_factory.mktemp("modes")
+    images = write_images(folder / "images", per_class=12, side=24)
+    with lasting_project(folder, images, mlflow_database) as made:
         torch.manual_seed(0)
         (made.folder / "models").mkdir()
         save_file(timm.create_model("test_vit").state_dict(), made.folder / "models/vit.safetensors")
-        (made.data / "mlflow").mkdir(parents=True)
-        shutil.copy(mlflow_database, made.data / "mlflow/mlflow.db")
-        made.write("photos", dataset_yaml(folder / "images"))
+        made.write("photos", dataset_yaml(images))
         made.write(
             "first",
             experiment_yaml(seeds=[0], folds=3, variants=VARIANTS, tune={"rate": RATE, "never": RATE}, retrain=None),
@@ -59,7 +57,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
         made.materialize("group:photos")
         made.materialize('key:"photos/first/embeddings" or key:"photos/first/tuning_rate"')
         yield made
-    patch.undo()
 
 
 def _fitted(made: Project, variant: str) -> tuple[Path, dict[str, Any]]:
