@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import main
+from platform_assets.components.project_specs import experiments
+from platform_assets.components.report_steps import gate_outcomes
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.tensorboard_views import CONFIG
@@ -130,6 +132,19 @@ def test_report_command__markdown_page_and_test_cases(
     assert rules[0] == "verdict"
     assert {"files_match_manifest", "evaluation_is_current", "licence_is_stated", "minimum"} <= set(rules)
     assert root.attrib["failures"] == "0"
+
+
+def test_gate_outcomes__of_a_champion_that_older_code_judged_are_its_verdict(reported: Project) -> None:
+    """Its row has no record of the gate, and the report ended with an error."""
+    tables, key = _tables(reported), ["photos", "first", "champion"]
+    spec = next(spec for spec in experiments(reported.folder) if spec.name == "first")
+    row = tables.read(key)
+    assert len(gate_outcomes(spec, tables)) > 1
+    tables.write(key, row.drop("gate_record"))
+    try:
+        assert [(outcome.name, outcome.passed) for outcome in gate_outcomes(spec, tables)] == [("verdict", True)]
+    finally:
+        tables.write(key, row)
 
 
 def test_report_command__refuses_a_leaderboard_of_other_trials(

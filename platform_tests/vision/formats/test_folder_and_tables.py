@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from platform_assets.vision.formats.folder import FolderSource
+from platform_assets.vision.formats.folder import FolderSource, walk
 from platform_assets.vision.formats.tables import TableSource
 from platform_assets.vision.sources import BadSource, Candidates, source_files
-from platform_tests.vision.pictures import write
+from platform_tests.vision.pictures import png, write
 
 FOLDER = FolderSource(kind="folder", path="x")
 
@@ -240,3 +240,21 @@ def test_table__coarse_labels_by_their_own_names(tmp_path: Path) -> None:
 def test_table__coarse_names_without_their_column_are_refused() -> None:
     with pytest.raises(ValueError, match="say which column that is"):
         table(coarse_names={"file": "classes.csv", "id": 0, "name": 1})
+
+
+def test_walk__a_folder_that_cannot_be_listed_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It and all its files were left out without a word. Root may list any folder, so the system's answer stands here."""
+    for label in ("apple", "pear"):
+        write(tmp_path, f"{label}/0.png", png())
+    plain = os.scandir
+
+    def scandir(place: Path) -> object:
+        if Path(place).name == "pear":
+            raise PermissionError(13, "Permission denied", str(place))
+        return plain(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    files, rejected = walk(tmp_path)
+    assert files == ["apple/0.png"]
+    assert [(path, reason) for path, reason, _ in rejected] == [("pear", "unreadable_file")]
+    assert "Permission denied" in rejected[0][2]
