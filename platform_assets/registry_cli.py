@@ -127,8 +127,9 @@ def history(experiment: str, name: str | None, count: int) -> None:
 def promote_command(spec: ExperimentSpec, request: dict[str, Any]) -> list[str]:
     """The `dagster asset materialize` line that judges; the request is the config of the champion's step."""
     from platform_assets.cli import dagster_materialize
+    from platform_assets.components.specs import op_name
 
-    ops = {f"{spec.group}__champion": {"config": request}}
+    ops = {op_name(spec, "champion"): {"config": request}}
     names = " or ".join(f'key:"{"/".join(spec.key)}/{name}"' for name in _AFTER_IT)
     return [*dagster_materialize({"ops": ops}), names]
 

@@ -8,14 +8,18 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from platform_assets.components.experiment_spec import ExperimentSpec
 
 PACKAGE = Path(__file__).parents[1]
 DEFAULT_OWNERS = ("team:vision",)
 SLUG = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 SINGLE_RUN = dg.BackfillPolicy.single_run()
+POOL = "accelerator"
 
 # A new data version of an input asks for one new materialization, and an input made again with the same version for none.
 FOLLOWS_ITS_INPUTS = (
@@ -103,3 +107,13 @@ def asset_spec(
         automation_condition=condition,
         metadata=metadata or {},
     )
+
+
+def experiment_asset(spec: ExperimentSpec, name: str, text: str, deps: Sequence[str], **more: Any) -> dg.AssetSpec:
+    """`deps` name assets of this experiment, or `dataset.<asset>`."""
+    paths = [[spec.dataset, d.removeprefix("dataset.")] if d.startswith("dataset.") else [*spec.key, d] for d in deps]
+    return asset_spec([*spec.key, name], text, deps=paths, owners=spec.owners, **more)
+
+
+def op_name(spec: ExperimentSpec, name: str) -> str:
+    return f"{spec.group}__{name}"
