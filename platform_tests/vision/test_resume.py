@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from platform_assets.vision.datasets import LabelledImages
 from platform_assets.vision.training import TrainResult
 from platform_assets.vision.training_job import TrainingStopped
-from platform_assets.vision.training_state import STATE_FILE, EpochRow
+from platform_assets.vision.training_state import STATE_FILE, EpochRow, Progress
 from platform_assets.vision.weights import weights_sha256
 from platform_tests.vision.shapes import coloured_shapes
 from platform_tests.vision.trainings import (
@@ -140,9 +139,9 @@ def test_resume__many_times_over(straight, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("every", "saved"), [(0, [0, 1, 2, 3, 4, 5]), (60, [0, 0, 0, 3, 3, 3])])
 def test_resume__saves_as_often_as_asked(tmp_path: Path, every: float, saved: list[int]) -> None:
     seen: list[int] = []
-    run(tmp_path, stop_requested=lambda: bool(seen.append(steps_in(tmp_path))), save_every_seconds=every)
+    run(tmp_path, stop_requested=lambda: bool(seen.append(progress_in(tmp_path).steps)), save_every_seconds=every)
     assert seen == saved
-    assert steps_in(tmp_path) == STEPS
+    assert progress_in(tmp_path).steps == STEPS
 
 
 def test_resume__finished_state_is_taken_as_it_is(straight, tmp_path: Path) -> None:
@@ -204,15 +203,16 @@ def test_resume__finetuning_stopped_or_broken_at_any_step(straight, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_resume__two_processes_ended_in_every_way_one_after_the_other(straight, tmp_path: Path) -> None:
-    recipe, folder, reached = MODES["two_processes"], tmp_path / "ended", [0]
+    recipe, folder, reached = MODES["two_processes"], tmp_path / "ended", [(0, 0)]
 
     def go_on(**options: object) -> None:
         run(folder, recipe, classifier=classifier_of("two_processes"), save_every_seconds=0, **options)
 
     def reach() -> None:
-        steps = steps_in(folder)
-        assert steps > reached[-1], reached
-        reached.append(steps)
+        # An epoch's evaluation is progress too, where its last step was saved before the end.
+        progress = progress_in(folder)
+        assert (progress.steps, progress.epoch) > reached[-1], reached
+        reached.append((progress.steps, progress.epoch))
 
     with pytest.raises(Interruption):
         go_on(on_epoch=raising(Interruption))
@@ -224,13 +224,13 @@ def test_resume__two_processes_ended_in_every_way_one_after_the_other(straight, 
     with pytest.raises(TrainingStopped):
         go_on(on_epoch=heard.append, stop_requested=lambda: bool(heard))
     reach()
-    assert_goes_on("two_processes", folder, straight, from_step=range(reached[-1], reached[-1] + 1))
-    assert reached[-1] < recipe.epochs * 3
+    steps, _ = reached[-1]
+    assert steps < recipe.epochs * 3
+    assert_goes_on("two_processes", folder, straight, from_step=range(steps, steps + 1))
 
 
-def steps_in(folder: Path) -> int:
-    """Those that the saved state has."""
+def progress_in(folder: Path) -> Progress:
+    """That of the saved state."""
     if not (folder / STATE_FILE).exists():
-        return 0
-    steps: int = json.loads(torch.load(folder / STATE_FILE, weights_only=True)["progress"])["steps"]
-    return steps
+        return Progress()
+    return Progress.model_validate_json(torch.load(folder / STATE_FILE, weights_only=True)["progress"])
