@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -22,6 +22,24 @@ LEADERBOARD = (
     "difference to the baseline with a paired test (Holm-corrected), parameters and seconds. Trials that cannot be compared "
     "are refused."
 )
+
+DECISIONS = ("image_id", "path", "part", "group", "truth", "truth_index", "prediction_index")
+
+
+class _Decisions(Mapping[str, "pl.DataFrame"]):
+    """What each trial decided, read when asked: the logits of hundreds of trials would fill the memory."""
+
+    def __init__(self, spec: ExperimentSpec, tables: Tables) -> None:
+        self._spec, self._tables = spec, tables
+
+    def __getitem__(self, trial: str) -> pl.DataFrame:
+        return self._tables.read([*self._spec.key, "predictions"], trial, columns=DECISIONS)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spec.trials)
+
+    def __len__(self) -> int:
+        return len(self._spec.trials)
 
 
 def metrics_rows(spec: ExperimentSpec, tables: Tables, trials: Iterable[str] | None = None) -> pl.DataFrame:
@@ -47,8 +65,8 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
     from platform_assets.vision.plots import leaderboard_bars
 
     rows = metrics_rows(spec, tables)
-    predictions = {trial: _decisions(tables.read([*spec.key, "predictions"], trial)) for trial in spec.trials}
-    board = with_published(compare(rows, predictions, baseline=spec.baseline, metric=spec.metric), spec)
+    board = compare(rows, _Decisions(spec, tables), baseline=spec.baseline, metric=spec.metric)
+    board = with_published(board, spec)
     tables.write([*spec.key, "leaderboard"], board)
     return dg.MaterializeResult(
         data_version=data_version(*rows["checkpoint_id"], *rows["comparability"]),
@@ -74,11 +92,6 @@ def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[An
             "all_columns": show.table(board),
         },
     )
-
-
-def _decisions(predictions: pl.DataFrame) -> pl.DataFrame:
-    """What is compared, without the logits: of hundreds of trials they would fill the memory."""
-    return predictions.drop("logits", "probabilities")
 
 
 def with_published(board: pl.DataFrame, spec: ExperimentSpec) -> pl.DataFrame:

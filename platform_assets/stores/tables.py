@@ -60,11 +60,21 @@ class Tables:
         _write(self._path(key, WHOLE), frame, version=version)
         return path
 
-    def read(self, key: Sequence[str], partition: str | None = None, *, version: str | None = None) -> pl.DataFrame:
-        """The table of one asset partition, or one kept version. Raises MissingTable, DamagedTable."""
+    def read(
+        self,
+        key: Sequence[str],
+        partition: str | None = None,
+        *,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """The table of one asset partition, or one kept version. Raises MissingTable, DamagedTable.
+
+        Of `columns`, if given, those that the table has: the others are not read from the disk.
+        """
         if version is not None:
-            return self._load(self._version_path(key, version), key, None)
-        return self._load(self._path(key, partition or WHOLE), key, partition)
+            return self._load(self._version_path(key, version), key, None, columns)
+        return self._load(self._path(key, partition or WHOLE), key, partition, columns)
 
     def read_all(self, key: Sequence[str]) -> pl.DataFrame:
         """The rows of all partitions in partition order; a column that a partition lacks is null there."""
@@ -92,13 +102,18 @@ class Tables:
             raise MissingTable(_missing(key, None, path))
         return pl.read_parquet_metadata(path).get(_VERSION_KEY)
 
-    def _load(self, path: Path, key: Sequence[str], partition: str | None) -> pl.DataFrame:
+    def _load(
+        self, path: Path, key: Sequence[str], partition: str | None, columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
         import polars as pl
 
         # Opened once: given a path, polars opens it twice, and fails when a writer replaces the file in between.
         try:
             with path.open("rb") as file:
-                return pl.read_parquet(file)
+                if columns is not None:
+                    columns = [name for name in pl.read_parquet_schema(file) if name in columns]
+                    file.seek(0)
+                return pl.read_parquet(file, columns=columns)
         except FileNotFoundError:
             raise MissingTable(_missing(key, partition, path)) from None
         except pl.exceptions.ComputeError as error:

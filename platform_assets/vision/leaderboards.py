@@ -46,6 +46,8 @@ def leaderboard(rows: pl.DataFrame, predictions: Predictions, *, baseline: str, 
     over images, or over groups where images have groups). Against the baseline, on the seeds both have: `difference` with
     its interval, and `paired_test` of top-1 with `p_value` and, over the variants, `p_holm`. `spectral_alpha` is advice.
 
+    Predictions are asked for once and not kept: a mapping that reads them when asked needs the memory of one trial's.
+
     Raises ComparisonError when rows are not comparable (comparability.py says in what and how to cure it), and when
     predictions are not those of their row.
     """
@@ -80,7 +82,7 @@ def _require_complete(rows: pl.DataFrame, predictions: Predictions, baseline: st
         )
     if twice := rows.filter(pl.col("trial").is_duplicated())["trial"].to_list():
         raise ComparisonError(f"trial {twice[0]!r} stands in {len(twice)} rows; keep one metrics row per trial")
-    if missing := sorted(set(rows["trial"]) - predictions.keys()):
+    if missing := sorted(set(rows["trial"]) - set(predictions)):
         raise ComparisonError(f"no predictions of the trials {missing}; materialize them")
 
 
@@ -103,6 +105,31 @@ class _Test:
         return int(max(self.truth_n.max(), self.prediction_n.max())) + 1
 
 
+class _Images:
+    """The test images of the trials met so far, numbered as they came; an image has one truth and one unit."""
+
+    def __init__(self) -> None:
+        texts = dict.fromkeys(("image_id", "truth", "unit"), pl.String)
+        self._known = pl.DataFrame(schema={"image": pl.UInt32, **texts})
+
+    def numbers(self, test: pl.DataFrame) -> NDArray[np.uint32]:
+        """Of each row. Raises ComparisonError where an earlier trial had another truth."""
+        rows = test.select("image_id", "truth", units(test))
+        new = rows.join(self._known, on="image_id", how="anti", maintain_order="left")
+        self._known = pl.concat([self._known, new.with_row_index("image", offset=self._known.height)])
+        known = rows.join(self._known, on="image_id", suffix="_known", maintain_order="left")
+        if (differ := known.filter(pl.col("truth") != pl.col("truth_known"))).height:
+            one, other = sorted(differ.select("truth", "truth_known").row(0))
+            raise ComparisonError(
+                f"image {differ['image_id'][0]} is {one!r} and {other!r}; materialize the older trial again"
+            )
+        return known["image"].to_numpy()
+
+    def unit_indices(self) -> NDArray[np.int32]:
+        """The unit of each image, as numbers in the order of the units' names."""
+        return (self._known["unit"].rank("dense").cast(pl.Int32) - 1).to_numpy()
+
+
 @dataclass(frozen=True)
 class _Tests:
     """The tests of all trials, which share the resamples."""
@@ -114,18 +141,17 @@ class _Tests:
     @classmethod
     def of(cls, rows: pl.DataFrame, predictions: Predictions) -> _Tests:
         """Raises ComparisonError when predictions are not those of their row."""
-        chosen = {trial: predictions_of_part(predictions[trial], "test") for trial in rows["trial"]}
+        images, found = _Images(), {}
         for trial, ids_sha256 in rows.select("trial", "test_ids_sha256").rows():
-            if image_ids_sha256(chosen[trial]["image_id"]) != ids_sha256:
+            test = predictions_of_part(predictions[trial], "test")
+            if image_ids_sha256(test["image_id"]) != ids_sha256:
                 raise ComparisonError(
                     f"predictions of {trial!r} are not those of its metrics row; materialize the trial again"
                 )
-        named = pl.concat([test.select("image_id", "truth", unit=units(test)) for test in chosen.values()])
-        _require_one_truth(named)
-        images = named.unique("image_id", keep="first").sort("image_id").with_row_index("image")
-        images = images.with_columns(unit_index=pl.col("unit").rank("dense").cast(pl.Int64) - 1)
-        by_trial = {trial: _numbered(test, images) for trial, test in chosen.items()}
-        return cls(images["unit"].n_unique(), images["unit_index"].to_numpy(), by_trial)
+            found[trial] = images.numbers(test), test["truth_index"].to_numpy(), test["prediction_index"].to_numpy()
+        unit_i = images.unit_indices()
+        by_trial = {trial: _Test(image_n, unit_i[image_n], *said) for trial, (image_n, *said) in found.items()}
+        return cls(int(unit_i.max()) + 1, unit_i, by_trial)
 
     def draws(self, metric: MetricName) -> dict[str, Floats]:
         """The metric of each trial under the same resamples of the units."""
@@ -147,25 +173,6 @@ class _Tests:
         lead_u = np.zeros(self.units, dtype=np.int64)
         np.add.at(lead_u, self.unit_of_image, lead_i)
         return tested(int((lead_u > 0).sum()), int((lead_u < 0).sum()))
-
-
-def _require_one_truth(named: pl.DataFrame) -> None:
-    truths = named.unique(["image_id", "truth"]).sort("image_id", "truth")
-    if (differ := truths.filter(pl.col("image_id").is_duplicated())).height:
-        one, other = differ["truth"][:2]
-        raise ComparisonError(
-            f"image {differ['image_id'][0]} is {one!r} and {other!r}; materialize the older trial again"
-        )
-
-
-def _numbered(test: pl.DataFrame, images: pl.DataFrame) -> _Test:
-    at = test.select("image_id").join(images, on="image_id", maintain_order="left")
-    return _Test(
-        at["image"].to_numpy(),
-        at["unit_index"].to_numpy(),
-        test["truth_index"].to_numpy(),
-        test["prediction_index"].to_numpy(),
-    )
 
 
 def _summary(trials: pl.DataFrame, metric: MetricName, draws: Mapping[str, Floats]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,16 +14,9 @@ import pytest
 from platform_assets.stores.mlflow_database import create_database
 from platform_assets.stores.questions import QUESTIONS
 from platform_assets.stores.tables import Tables
+from platform_tests.benchmarks.launched import Launched, launched
 
 EXPERIMENTS, VARIANTS, SEEDS, IMAGES, CLASSES = 20, 10, 5, 10_000, 20
-# Between pytest and the command: a process starts with the peak of the one that it is forked from.
-LAUNCHER = """
-import resource, subprocess, sys, time
-started = time.monotonic()
-subprocess.run(sys.argv[1:], check=True)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss)
-"""
 METRICS = ("top1", "top5", "balanced_accuracy", "macro_f1", "loss", "ece")
 PER_CLASS = """
 SELECT experiment, truth, count(*) AS images, avg(correct::INT) AS recall, avg(confidence) AS confidence
@@ -135,17 +126,14 @@ def _write_run(connection: sqlite3.Connection, experiment: int, variant: int, se
     many(latest, [(key, value, started, run_id) for key, value in metrics.items()])
 
 
-def _asked(folder: Path, query: str) -> tuple[float, float, float, int]:
-    """Seconds of wall and of CPU, peak MB and lines of `kestrel sql` in a process of its own."""
-    command = [str(Path(sys.executable).with_name("kestrel")), "sql", query, "--format", "csv"]
-    environment = {**os.environ, "KESTREL_ROOT": str(folder)}
+def _asked(folder: Path, query: str) -> tuple[Launched, int]:
+    """What `kestrel sql` took, and the lines of its answer."""
     answer = folder / "answer.csv"
-    launched = [sys.executable, "-c", LAUNCHER, *command, "--out", str(answer)]
-    said = subprocess.run(launched, env=environment, check=True, capture_output=True, text=True).stdout
-    wall, cpu, peak = map(float, said.split())
-    scale = 1024 if sys.platform == "linux" else 1024 * 1024
+    kestrel = str(Path(sys.executable).with_name("kestrel"))
+    command = [kestrel, "sql", query, "--format", "csv", "--out", str(answer)]
+    took = launched(command, {"KESTREL_ROOT": str(folder)})
     with answer.open("rb") as file:
-        return wall, cpu, peak / scale, sum(1 for _ in file)
+        return took, sum(1 for _ in file)
 
 
 @pytest.mark.bench
@@ -159,6 +147,9 @@ def test_bench_sql__questions_to_a_thousand_runs_and_ten_million_predictions(tmp
     print("| asked | s | again, s | CPU s | peak MB | lines |\n| --- | --- | --- | --- | --- | --- |")
     peaks = {}
     for name, query in QUERIES.items():
-        (first, *_), (again, cpu, peaks[name], lines) = _asked(tmp_path, query), _asked(tmp_path, query)
-        print(f"| {name} | {first:.1f} | {again:.1f} | {cpu:.1f} | {peaks[name]:.0f} | {lines} |")
+        (first, _), (again, lines) = _asked(tmp_path, query), _asked(tmp_path, query)
+        peaks[name] = again.peak_mb
+        print(
+            f"| {name} | {first.wall_s:.1f} | {again.wall_s:.1f} | {again.cpu_s:.1f} | {again.peak_mb:.0f} | {lines} |"
+        )
     assert max(peaks.values()) < 2000

@@ -79,6 +79,14 @@ def test_write__every_float32_and_text_comes_back_exactly(
     assert_frame_equal(tables.read(METRICS, "t"), frame, check_exact=True)
 
 
+def test_read__columns_are_those_that_the_table_has_in_its_order(tables: Tables) -> None:
+    tables.write_version(RECORDS, "v1", records("good", "bad"))
+    for version in (None, "v1"):
+        found = tables.read(RECORDS, version=version, columns=["label", "weight", "path"])
+        assert_frame_equal(found, records("good", "bad").select("path", "label"))
+    assert tables.read(RECORDS, columns=[]).width == 0
+
+
 def test_read__missing_table_names_the_asset_and_the_command(tables: Tables) -> None:
     with pytest.raises(MissingTable, match=r"elpv/records: no table at .* --select 'elpv/records'$"):
         tables.read(RECORDS)

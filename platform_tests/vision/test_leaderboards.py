@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+from weakref import ref
+
 import numpy as np
 import polars as pl
 import pytest
@@ -217,3 +221,26 @@ def test_leaderboard__needs_no_logits() -> None:
     lean = {trial: frame.drop("logits", "probabilities") for trial, frame in predictions.items()}
     whole = leaderboard(rows, predictions, baseline="base", metric="macro_f1")
     assert leaderboard(rows, lean, baseline="base", metric="macro_f1").equals(whole)
+
+
+def test_leaderboard__holds_the_predictions_of_one_trial_at_a_time() -> None:
+    rows, predictions = three_variants()
+
+    class Read(Mapping[str, pl.DataFrame]):
+        held: ClassVar[list[ref[pl.DataFrame]]] = []
+
+        def __getitem__(self, trial: str) -> pl.DataFrame:
+            assert not any(frame() is not None for frame in self.held)
+            frame = predictions[trial].clone()
+            self.held.append(ref(frame))
+            return frame
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(predictions)
+
+        def __len__(self) -> int:
+            return len(predictions)
+
+    board = leaderboard(rows, Read(), baseline="base", metric="top1")
+    assert board.equals(leaderboard(rows, predictions, baseline="base", metric="top1"))
+    assert len(Read.held) == rows.height
