@@ -150,7 +150,7 @@ def validate(name: str, snapshot: str | None) -> None:
     if snapshot is not None:
         _validate_snapshot(datasets, name, snapshot)
         return
-    found = validated(spec, datasets.files(spec), _progress(f"{name}: reading images"))
+    found = validated(spec, datasets.files(spec), datasets.root, _progress(f"{name}: reading images"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
     for frame, title in ((found.rejected, "rejected"), (found.leaks, "in two parts")):
         if not frame.is_empty():

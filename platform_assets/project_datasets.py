@@ -130,18 +130,30 @@ class Validation:
     failures: tuple[str, ...]
 
 
-def validate(spec: VisionDatasetSpec, root: Path, on_progress: Callable[[int, int], None]) -> Validation:
-    """Read, decode and split as the records asset does; nothing is written. Raises BadSource, EmptyDataset, BadSplit."""
+def validate(
+    spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]
+) -> Validation:
+    """Read, decode, review and split as the records asset does; nothing is written.
+
+    Raises BadSource, EmptyDataset, BadReview, BadSplit.
+    """
+    from platform_assets.components.quality_steps import near_pairs
+    from platform_assets.components.records_steps import divided, reviewed
     from platform_assets.vision.scanning import scan
-    from platform_assets.vision.splits import assign_splits, split_leaks
+    from platform_assets.vision.splits import split_leaks
 
     found = scan(spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, on_progress=on_progress)
-    records = assign_splits(found.records, spec.split)
-    leaks = split_leaks(records, group_by=spec.split.group_by or "group")
+    rows, _ = reviewed(spec, found.records, found.label_map, project)
+    pairs = near_pairs(spec, rows, root)
+    records = divided(spec, rows, pairs)
+    leaks = split_leaks(records, group_by=spec.split.group_by or "group", near=pairs)
+    alike = leaks.filter(leaks["kind"] == "near_duplicate").height
     fraction = found.rejected.height / (found.rejected.height + records.height)
     failures = []
-    if not leaks.is_empty():
-        failures.append(f"{leaks.height} images or groups stand in two parts, 0 are allowed")
+    if leaks.height > alike:
+        failures.append(f"{leaks.height - alike} images or groups stand in two parts, 0 are allowed")
+    if alike and spec.near_duplicates == "fail":
+        failures.append(f"{alike} pairs of near duplicates stand in two parts, 0 are allowed")
     if fraction > spec.max_rejected_fraction:
         failures.append(f"{fraction:.2%} of the files are rejected, {spec.max_rejected_fraction:.2%} are allowed")
     return Validation(records=records, rejected=found.rejected, leaks=leaks, failures=tuple(failures))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from platform_assets.cli import main
 from platform_assets.dataset_exports import EXPORT_FORMATS
@@ -158,6 +161,27 @@ def test_validate__names_the_images_that_leak(made: Project) -> None:
     assert "in two parts:" in text
     assert "['test/red/copy.png', 'train/red/000.png']" in text
     assert "Error: 1 images or groups stand in two parts, 0 are allowed" in text
+
+
+def test_validate__looks_for_copies_and_applies_decisions_as_the_graph_does(made: Project) -> None:
+    for part in ("train", "val", "test"):
+        write_images(made.folder / "alike" / part, per_class=4, side=64, seed=len(part))
+    with Image.open(made.folder / "alike/train/red/000.png") as image:
+        image.save(made.folder / "alike/test/red/copy.bmp")
+
+    def validated(code: int = 0, **more: Any) -> str:
+        made.write("alike", dataset_yaml("alike", name="alike", **more))
+        return said("validate", "alike", code=code)
+
+    assert "in two parts" not in validated(split={"kind": "grouped"})
+    official = {"split": {"kind": "official"}}
+    assert "near_duplicate  " in validated(**official)
+    text = validated(code=1, **official, near_duplicates="fail")
+    assert "Error: 1 pairs of near duplicates stand in two parts, 0 are allowed" in text
+    copied = hashlib.sha256((made.folder / "alike/test/red/copy.bmp").read_bytes()).hexdigest()
+    (made.folder / "copies.csv").write_text(f"image_id,action,label\n{copied},exclude,\n")
+    text = validated(**official, near_duplicates="fail", overrides="copies.csv")
+    assert text.startswith("alike: 36 images taken in, 0 rejected")
 
 
 def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) -> None:
