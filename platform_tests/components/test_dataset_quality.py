@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from platform_assets.components import specs
+from platform_assets.components import specs, vector_steps
 from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
@@ -408,6 +408,14 @@ def test_vectors__copy_in_two_parts_is_caught(judged: tuple[Project, dg.ExecuteI
     assert text.startswith(f"{len(pairs)} pairs stand in two parts")
     assert (found["pairs"], found["threshold"], found["min_cosine"]) == (len(pairs), 0, 0.95)
     assert any("train/red/000.png" in pair and "test/red/again.bmp" in pair for pair in pairs)
+
+
+def test_vectors__what_was_not_compared_does_not_pass(
+    judged: tuple[Project, dg.ExecuteInProcessResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_steps, "MOST_COMPARED", 1)
+    passed, text, _ = check(judged[0].materialize(VECTORS), "vectors_show_no_copy_in_two_parts")
+    assert (passed, text) == (False, "not compared: over 1 images")
 
 
 def test_label_issues__the_filled_in_list_is_taken_as_decisions(
