@@ -45,7 +45,12 @@ class VisionDatasetSpec(BaseModel):
         0.01, gt=0, lt=1, description="chance of a false alarm of the comparisons of distributions"
     )
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
-    max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
+    max_pixels: int = Field(
+        50_000_000,
+        gt=0,
+        le=50_000_000,
+        description="a larger image is rejected before it is decoded; the highest is what training decodes",
+    )
     decode_for: tuple[str, ...] = Field(
         (),
         description="experiments whose images the scan also decodes, while it has them at hand, into the cache of pixels "
