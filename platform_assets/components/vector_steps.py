@@ -139,7 +139,7 @@ def _for_reviewers(inputs: Inputs, found: pl.DataFrame, tables: Tables, folder: 
     """
     import polars as pl
 
-    from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config
+    from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config, local_file_url
     from platform_assets.vision.quality.reviews import to_review_csv
 
     if inputs.spec.target != "label":
@@ -147,9 +147,7 @@ def _for_reviewers(inputs: Inputs, found: pl.DataFrame, tables: Tables, folder: 
     judged = found.with_columns(records_version=pl.lit(inputs.records_version))
     tables.write([inputs.spec.dataset, "doubtful_labels"], judged)
     doubtful = found.filter("is_fault")
-    tasks = label_studio_tasks(
-        doubtful, lambda path: f"/data/local-files/?d={path}", model_version=inputs.records_version
-    )
+    tasks = label_studio_tasks(doubtful, local_file_url, model_version=inputs.records_version)
     texts = {TO_REVIEW: to_review_csv(doubtful), TASKS: tasks, CONFIG: labelling_config(inputs.label_map)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
