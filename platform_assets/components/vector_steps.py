@@ -186,11 +186,17 @@ def _result(
                 check_name="labels_are_beyond_doubt",
                 passed=doubtful.is_empty(),
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"{doubtful.height} of {found.height} labels are doubtful{where}",
+                description=f"{doubtful.height} of {found.height} labels are doubtful{_too_rare(inputs, found)}{where}",
                 metadata={"doubtful": doubtful.height, "threshold": 0},
             ),
         ],
     )
+
+
+def _too_rare(inputs: Inputs, found: pl.DataFrame) -> str:
+    """What is to be said of classes that were not judged, if there are any."""
+    rare = sorted(set(inputs.records["label"]).difference(found["label"]))
+    return f"; not judged, for they have too few images: {', '.join(rare)}" if rare else ""
 
 
 def _not_judged(why: str, version: dg.DataVersion, look_alikes: dg.AssetCheckResult) -> dg.MaterializeResult[Any]:
