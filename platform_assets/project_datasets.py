@@ -130,9 +130,7 @@ class Validation:
     failures: tuple[str, ...]
 
 
-def validate(
-    spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]
-) -> Validation:
+def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]) -> Validation:
     """Read, decode, review and split as the records asset does; nothing is written.
 
     Raises BadSource, EmptyDataset, BadReview, BadSplit.

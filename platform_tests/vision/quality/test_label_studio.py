@@ -28,9 +28,7 @@ CLASSES = LabelMap(names=("cat", 'dog "big" <1>', "crème"))
 def tasks() -> list[dict[str, Any]]:
     columns = {"image_id": IDS, "path": [f"{i}.png" for i in range(5)], "label": ["cat"] * 5}
     faults = pl.DataFrame({**columns, "suggested": ["crème"] * 5, "score": [0.1, 0.2, 0.3, 0.4, 0.5]})
-    found: list[dict[str, Any]] = json.loads(
-        label_studio_tasks(faults, local_file_url, model_version="probe__s0")
-    )
+    found: list[dict[str, Any]] = json.loads(label_studio_tasks(faults, local_file_url, model_version="probe__s0"))
     return found
 
 
