@@ -32,6 +32,8 @@ LABEL_ISSUES = (
 )
 
 TO_REVIEW, TASKS, CONFIG = "to_review.csv", "label_studio_tasks.json", "label_studio_config.xml"
+_TOGETHER = "kept_together"
+"""The column that names what no fold may part: all that the dataset says is not independent."""
 MIN_COSINE = 0.95
 MOST_COMPARED = 20_000
 """Images; all pairs of more take minutes."""
@@ -61,7 +63,9 @@ def label_issues(
 
     key, row = [*inputs.spec.key, "label_issues"], _embedded(inputs, tables)
     version = data_version(inputs.records_version, inputs.label_map.checksum, row.key.folder)
-    made_by = data_version(version.value, code_version("vision.quality.label_faults")).value
+    together = inputs.groups_of(inputs.records)
+    code = code_version("vision.quality.label_faults")
+    made_by = data_version(version.value, code, *(group or "" for group in together)).value
     vectors = held_vectors(inputs, cache, row, frozen_backbones(inputs)[0].preprocessing)
     look_alikes = _look_alikes(inputs, vectors)
     found = _kept(tables, key, made_by)
@@ -71,7 +75,8 @@ def label_issues(
         context.log.info(f"judging {inputs.records.height:,} labels by five folds")
         with show.stops_cleanly("Nothing was written."):
             try:
-                found = label_faults(inputs.records, vectors, inputs.label_map, group_by=_group(inputs))
+                grouped = inputs.records.with_columns(together.alias(_TOGETHER))
+                found = label_faults(grouped, vectors, inputs.label_map, group_by=_TOGETHER)
             except CannotJudgeLabels as error:
                 return _not_judged(str(error), version, look_alikes)
     tables.write_version(key, made_by, found)
@@ -96,12 +101,6 @@ def _kept(tables: Tables, key: list[str], version: str) -> pl.DataFrame | None:
         return tables.read(key, version=version)
     except MissingTable:
         return None
-
-
-def _group(inputs: Inputs) -> str | None:
-    """What a fold must not part: the dataset's groups, or its near duplicates where its split keeps them together."""
-    together = inputs.dataset.split.kept_together_by
-    return together[-1] if together else None
 
 
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:

@@ -21,6 +21,7 @@ from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.quality.label_faults import label_faults
 from platform_assets.vision.quality.label_studio import EXCLUDE
 from platform_tests.components.projects import (
     COLOURS,
@@ -399,6 +400,33 @@ def test_label_issues__flipped_labels_are_doubted_and_listed_for_review(
     suggested = {row["path"]: row["suggested"] for row in rows}
     assert suggested["train/blue/red.png"] == "red"
     assert suggested["val/blue/green.png"] == "green"
+
+
+def test_label_issues__no_fold_parts_groups_or_near_duplicates(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_resized(tmp_path / "images/red/004.png", tmp_path / "images/red/copy.jpg")
+    rows = ["path,label,bird"]
+    for place in sorted((tmp_path / "images").rglob("*.*")):
+        bird = "gull" if place.parent.name == "red" and place.stem in {"000", "001"} else ""
+        rows.append(f"{place.parent.name}/{place.name},{place.parent.name},{bird}")
+    (tmp_path / "images/birds.csv").write_text("\n".join(rows))
+    columns = {"path": "path", "label": "label", "group": "bird"}
+    source = {"kind": "table", "path": str(tmp_path / "images"), "files": "birds.csv", "columns": columns}
+    split = {"kind": "grouped", "group_by": "group", "train": 0.5, "val": 0.25, "test": 0.25}
+    few.write("photos", dataset_yaml("", source=source, split=split))
+    few.write("first", experiment_yaml(baseline="probe", variants={"probe": PROBE}, seeds=[0], retrain=None))
+    seen: list[pl.DataFrame] = []
+
+    def judged(records: pl.DataFrame, *others: Any, group_by: str) -> pl.DataFrame:
+        seen.append(records.select("path", together=group_by))
+        return label_faults(records, *others, group_by=group_by)
+
+    monkeypatch.setattr("platform_assets.vision.quality.label_faults.label_faults", judged)
+    few.materialize(RECORDS)
+    few.materialize(VECTORS)
+    groups = seen[0].filter(pl.col("together").is_not_null()).group_by("together").agg(pl.col("path").sort())
+    assert sorted(groups["path"].to_list()) == [["red/000.png", "red/001.png"], ["red/004.png", "red/copy.jpg"]]
 
 
 def test_vectors__copy_in_two_parts_is_caught(judged: tuple[Project, dg.ExecuteInProcessResult]) -> None:
