@@ -59,13 +59,17 @@ def label_issues(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     """Judge every label by the vectors of the first frozen backbone that the YAML names."""
+    import polars as pl
+
     from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults
 
     key, row = [*inputs.spec.key, "label_issues"], _embedded(inputs, tables)
-    version = data_version(inputs.records_version, inputs.label_map.checksum, row.key.folder)
+    judged = (inputs.records_version, inputs.label_map.checksum, row.key.folder)
+    settled = _settled(inputs, tables)
+    version = data_version(*judged, *settled)
     together = inputs.groups_of(inputs.records)
     code = code_version("vision.quality.label_faults")
-    made_by = data_version(version.value, code, *(group or "" for group in together)).value
+    made_by = data_version(*judged, code, *(group or "" for group in together)).value
     vectors = held_vectors(inputs, cache, row, frozen_backbones(inputs)[0].preprocessing)
     look_alikes = _look_alikes(inputs, vectors)
     found = _kept(tables, key, made_by)
@@ -80,6 +84,7 @@ def label_issues(
             except CannotJudgeLabels as error:
                 return _not_judged(str(error), version, look_alikes)
     tables.write_version(key, made_by, found)
+    found = found.with_columns(is_fault=pl.col("is_fault") & ~pl.col("image_id").is_in(settled))
     reviews = _for_reviewers(inputs, found, tables, files.reviews(*inputs.spec.key, made_by))
     return _result(inputs, found, reviews, version, look_alikes)
 
@@ -101,6 +106,13 @@ def _kept(tables: Tables, key: list[str], version: str) -> pl.DataFrame | None:
         return tables.read(key, version=version)
     except MissingTable:
         return None
+
+
+def _settled(inputs: Inputs, tables: Tables) -> list[str]:
+    """The images whose label a reviewer has decided on: it is ranked, and in doubt no more."""
+    if inputs.spec.target != "label":
+        return []
+    return sorted(tables.read([inputs.spec.dataset, "overrides"]).filter("applied")["image_id"])
 
 
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:

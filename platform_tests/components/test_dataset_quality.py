@@ -412,7 +412,13 @@ def test_label_issues__no_fold_parts_groups_or_near_duplicates(
         rows.append(f"{place.parent.name}/{place.name},{place.parent.name},{bird}")
     (tmp_path / "images/birds.csv").write_text("\n".join(rows))
     columns = {"path": "path", "label": "label", "group": "bird"}
-    source = {"kind": "table", "path": str(tmp_path / "images"), "files": "birds.csv", "columns": columns}
+    source = {
+        "kind": "table",
+        "path": str(tmp_path / "images"),
+        "files": "birds.csv",
+        "header": True,
+        "columns": columns,
+    }
     split = {"kind": "grouped", "group_by": "group", "train": 0.5, "val": 0.25, "test": 0.25}
     few.write("photos", dataset_yaml("", source=source, split=split))
     few.write("first", experiment_yaml(baseline="probe", variants={"probe": PROBE}, seeds=[0], retrain=None))
@@ -444,6 +450,25 @@ def test_vectors__what_was_not_compared_does_not_pass(
     monkeypatch.setattr(vector_steps, "MOST_COMPARED", 1)
     passed, text, _ = check(judged[0].materialize(VECTORS), "vectors_show_no_copy_in_two_parts")
     assert (passed, text) == (False, "not compared: over 1 images")
+
+
+def test_label_issues__what_a_reviewer_keeps_is_not_asked_again(
+    judged: tuple[Project, dg.ExecuteInProcessResult],
+) -> None:
+    project, result = judged
+    review = Path(metadata(result, "photos/first/label_issues")["to_review"])
+    ids = [row["image_id"] for row in csv.DictReader(io.StringIO(review.read_text()))]
+    (project.folder / "kept.csv").write_text("\n".join(["image_id,action,label", *(f"{name},keep," for name in ids)]))
+    root = project.folder.parent / "official"
+    project.write("photos", dataset_yaml(root, split=OFFICIAL, overrides="kept.csv"))
+    before = table(project, "records")
+    project.materialize(RECORDS)
+    again = project.materialize(VECTORS)
+    assert table(project, "records").equals(before)
+    assert check(again, "labels_are_beyond_doubt")[0]
+    assert data_versions(again)["label_issues"] != data_versions(result)["label_issues"]
+    project.write("photos", dataset_yaml(root, split=OFFICIAL))
+    project.materialize(RECORDS)
 
 
 def test_label_issues__the_filled_in_list_is_taken_as_decisions(
