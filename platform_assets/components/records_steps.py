@@ -170,13 +170,13 @@ def reviewed(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows after what reviewers decided, and what became of each decision. Raises BadReview."""
     from platform_assets.vision.quality.label_studio import read_label_studio
-    from platform_assets.vision.quality.reviews import apply_overrides, read_overrides
+    from platform_assets.vision.quality.reviews import Override, apply_overrides, read_overrides
 
-    if spec.overrides is None:
-        return apply_overrides(rows, [], label_map)
-    place = project / spec.overrides
-    read = read_label_studio if place.suffix == ".json" else read_overrides
-    return apply_overrides(rows, read(place), label_map)
+    decided: dict[str, Override] = {}
+    for name in spec.overrides:
+        read = read_label_studio if name.endswith(".json") else read_overrides
+        decided |= {decision.image_id: decision for decision in read(project / name)}
+    return apply_overrides(rows, [decided[image_id] for image_id in sorted(decided)], label_map)
 
 
 def _remember_version(spec: VisionDatasetSpec, tables: Tables, version: str) -> None:

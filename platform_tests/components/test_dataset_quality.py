@@ -299,6 +299,23 @@ def test_overrides__are_applied_in_the_next_version_and_reported(
     assert metadata(result, "photos/records")["files_opened"] == 0
 
 
+def test_overrides__a_second_round_adds_to_the_first_and_overrules_it(few: Project, tmp_path: Path) -> None:
+    few.materialize(RECORDS)
+    first, second, third = table(few, "records").filter(label="blue").sort("path")["image_id"][:3]
+    rounds = {
+        "one.csv": [f"{first},relabel,red", f"{second},exclude,"],
+        "two.csv": [f"{second},keep,", f"{third},exclude,"],
+    }
+    for name, lines in rounds.items():
+        (few.folder / name).write_text("\n".join(["image_id,action,label", *lines]))
+    few.write("photos", dataset_yaml(tmp_path / "images", overrides=list(rounds)))
+    few.materialize(RECORDS)
+    labels = dict(table(few, "records").select("image_id", "label").iter_rows())
+    assert (labels[first], labels[second], third in labels) == ("red", "blue", False)
+    actions = dict(table(few, "overrides").filter("applied").select("image_id", "action").iter_rows())
+    assert actions == {first: "relabel", second: "keep", third: "exclude"}
+
+
 def test_overrides__a_file_that_is_not_there_is_named_with_the_cure(few: Project, tmp_path: Path) -> None:
     few.write("photos", dataset_yaml(tmp_path / "images", overrides="gone.csv"))
     said = failure(few.materialize(RECORDS, raises=False))
