@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -124,6 +124,7 @@ def show(name: str) -> None:
         ("licence", licence_of(spec) or _NOT_STATED),
         ("citation", spec.citation or _NOT_STATED),
         ("version", version or f"not materialized; `kestrel materialize {name}`"),
+        ("older versions", ", ".join(datasets.versions(name)[:-1][::-1]) or "none"),
         ("snapshots", ", ".join(project_snapshots(datasets.data).names(name)) or "none"),
     ]
     if version:
@@ -172,11 +173,13 @@ def _validate_snapshot(datasets: ProjectDatasets, name: str, snapshot: str) -> N
 @_NAME
 @click.argument("old")
 @click.argument("new")
-def diff(name: str, old: str, new: str) -> None:
-    """What changed in NAME from OLD to NEW: a version, a snapshot, or `current`.
+@click.option("--csv", "file", type=click.File("wb"), help="Write every change to this file; `-` is the terminal.")
+def diff(name: str, old: str, new: str, file: IO[bytes] | None) -> None:
+    """What changed in NAME from OLD to NEW: a version (`kestrel data show`), a snapshot, or `current`.
 
     \b
     kestrel data diff birds spring current
+    kestrel data diff birds spring current --csv changes.csv
     """
     from platform_assets.vision.dataset_diff import change_counts
     from platform_assets.vision.dataset_diff import diff as changed
@@ -184,6 +187,9 @@ def diff(name: str, old: str, new: str) -> None:
     datasets = _here()
     datasets.spec(name)
     changes = changed(datasets.records(name, old), datasets.records(name, new))
+    if file is not None:
+        changes.write_csv(file)
+        return
     click.echo(", ".join(f"{count:,} {change}" for change, count in change_counts(changes).items()))
     if not changes.is_empty():
         _print(changes)

@@ -80,6 +80,11 @@ class ProjectDatasets:
         key = (name, "records")
         return self.tables.current_version(key) if self.tables.exists(key) else None
 
+    def versions(self, name: str) -> list[str]:
+        """The versions of the records in the order in which they were made; the last is the current one."""
+        key = (name, "records_versions")
+        return list(self.tables.read(key)["version"]) if self.tables.exists(key) else []
+
     def records(self, name: str, version: str = CURRENT) -> pl.DataFrame:
         """The records of a version: `current`, a version that is kept, or a snapshot. Raises UnknownVersion, MissingTable."""
         if version == CURRENT:
@@ -91,8 +96,8 @@ class ProjectDatasets:
             return self.tables.read((name, "records"), version=version)
         except (BadTableName, MissingTable):
             known = f"{CURRENT}, its snapshots ({', '.join(kept) or 'none'})"
-            cure = f"the version of now is {self.version(name) or 'not materialized'}"
-            raise UnknownVersion(f"{name}: {version!r} is none of {known} and its versions; {cure}") from None
+            versions = ", ".join(self.versions(name)) or "not materialized"
+            raise UnknownVersion(f"{name}: {version!r} is none of {known} and its versions ({versions})") from None
 
     def label_map(self, name: str) -> LabelMap:
         """Raises MissingTable."""

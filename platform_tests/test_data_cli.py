@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,9 +208,12 @@ def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) 
         ("label", ["blue/moved.png", "red", "blue"]),
     ]
     assert said("diff", "birds", first, first) == "0 added, 0 removed, 0 moved, 0 label, 0 part\n"
-    assert "birds: 'x' is none of current, its snapshots (spring) and its versions" in said(
-        "diff", "birds", "x", "current", code=1
-    )
+    versions = f"({first}, {version_of(made, 'birds')})"
+    text = said("diff", "birds", "x", "current", code=1)
+    assert f"birds: 'x' is none of current, its snapshots (spring) and its versions {versions}" in text
+    assert f"older versions  {first}\n" in said("show", "birds")
+    rows = list(csv.reader(io.StringIO(said("diff", "birds", "spring", "current", "--csv", "-"))))
+    assert [" ".join(row).split() for row in rows] == [line.split() for line in (header, *changes)]
     assert "is kept with version" in said("snapshot", "birds", "spring", code=1)
     assert "every file is as it was kept" in said("validate", "birds", "--snapshot", "spring")
     pack = max((made.data / "snapshots/birds/spring").rglob("*"), key=lambda place: place.stat().st_size)
