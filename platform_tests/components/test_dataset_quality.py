@@ -21,6 +21,8 @@ from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.quality import image_faults
+from platform_assets.vision.quality.image_faults import pixel_scores
 from platform_assets.vision.quality.label_faults import label_faults
 from platform_assets.vision.quality.label_studio import EXCLUDE
 from platform_tests.components.projects import (
@@ -340,6 +342,28 @@ def test_incremental__only_what_changed_is_opened(few: Project, tmp_path: Path) 
     few.write("photos", dataset_yaml(tmp_path / "images", split={"kind": "stratified", "seed": 7}))
     assert (first, again, changed, opened()) == (24, 0, 1, 0)
     assert table(few, "rejected").is_empty()
+
+
+def test_incremental__image_issues_judge_only_pictures_that_are_new(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+
+    def counted(pixels_hwc: Any) -> image_faults.PixelScores:
+        judged.append(1)
+        return pixel_scores(pixels_hwc)
+
+    def made() -> int:
+        judged.clear()
+        few.materialize(RECORDS)
+        few.materialize('key:"photos/image_issues" or key:"photos/profile"')
+        return len(judged)
+
+    monkeypatch.setattr(image_faults, "pixel_scores", counted)
+    first, again = made(), made()
+    with Image.open(tmp_path / "images/green/001.png") as image:
+        image.rotate(90).save(tmp_path / "images/green/001.png")
+    assert (first, again, made()) == (24, 0, 1)
 
 
 def test_incremental__code_of_another_module_makes_nothing_again(
