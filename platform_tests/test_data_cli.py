@@ -176,7 +176,7 @@ def test_validate__looks_for_copies_and_applies_decisions_as_the_graph_does(made
         return said("validate", "alike", code=code)
 
     assert "in two parts" not in validated(split={"kind": "grouped"})
-    official = {"split": {"kind": "official"}}
+    official: dict[str, Any] = {"split": {"kind": "official"}}
     assert "near_duplicate  " in validated(**official)
     text = validated(code=1, **official, near_duplicates="fail")
     assert "Error: 1 pairs of near duplicates stand in two parts, 0 are allowed" in text
