@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -195,9 +196,17 @@ def diff(name: str, old: str, new: str, file: IO[bytes] | None) -> None:
         _print(changes)
 
 
+def _snapshot_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    from platform_assets.vision.formats.snapshot import SNAPSHOT_NAME
+
+    if not re.fullmatch(SNAPSHOT_NAME, name):
+        raise click.BadParameter(f"{name!r}: letters, digits and . _ = + - are needed, a letter or digit first")
+    return name
+
+
 @data.command()
 @_NAME
-@click.argument("snapshot")
+@click.argument("snapshot", callback=_snapshot_name)
 def snapshot(name: str, snapshot: str) -> None:
     """Keep the current version of NAME as SNAPSHOT, images included, to train on later.
 

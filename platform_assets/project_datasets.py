@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import yaml
 
+from platform_assets.components.project_specs import components_of
 from platform_assets.components.specs import SLUG
 from platform_assets.settings import Settings
 from platform_assets.stores.source_roots import project_snapshots, ready_root
@@ -56,13 +55,10 @@ class ProjectDatasets:
         return Tables(self.data / "tables")
 
     def specs(self) -> dict[str, VisionDatasetSpec]:
-        """By name, sorted; nothing but the YAML files is read."""
+        """By name, sorted; nothing but the YAML files is read. Raises BadYaml."""
         from platform_assets.components import VisionDataset
 
-        # A project is a package that nobody installs, as in results.experiments.
-        if str(self.root) not in sys.path:
-            sys.path.insert(0, str(self.root))
-        found = dg.ComponentTree.for_project(self.root).get_all_components(of_type=VisionDataset)
+        found = components_of(self.root, VisionDataset)
         return {spec.name: spec for spec in sorted((component.spec for component in found), key=lambda spec: spec.name)}
 
     def spec(self, name: str) -> VisionDatasetSpec:

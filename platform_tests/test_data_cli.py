@@ -229,6 +229,31 @@ def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) 
     assert f"source version  {first}" in said("show", "spring")
 
 
+@pytest.mark.parametrize("name", ["my spring", "../../spring", ".spring", ""])
+def test_snapshot__a_name_that_is_no_folder_is_a_usage_error(name: str) -> None:
+    assert "a letter or digit first" in said("snapshot", "photos", name, code=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("type: [\n", "line 2, column 1"),
+        (yaml.safe_dump(dataset_yaml("", name="typo", licens="MIT")), "typo/defs.yaml:"),
+    ],
+)
+def test_yaml__a_mistake_anywhere_is_a_message_with_file_and_line(made: Project, text: str, says: str) -> None:
+    place = made.folder / made.package / "defs/typo/defs.yaml"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
+    try:
+        output = said("list", code=1)
+    finally:
+        shutil.rmtree(place.parent)
+    assert output.startswith("Error: ")
+    assert says in output
+    assert "Traceback" not in output
+
+
 def test_push_and_pull__through_the_default_and_a_named_remote(made: Project, tmp_path: Path) -> None:
     images = write_images(made.folder / "tracked", per_class=2, side=12)
     said("add", "tracked")
