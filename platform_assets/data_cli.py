@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -124,6 +125,7 @@ def show(name: str) -> None:
         ("licence", licence_of(spec) or _NOT_STATED),
         ("citation", spec.citation or _NOT_STATED),
         ("version", version or f"not materialized; `kestrel materialize {name}`"),
+        ("older versions", ", ".join(datasets.versions(name)[:-1][::-1]) or "none"),
         ("snapshots", ", ".join(project_snapshots(datasets.data).names(name)) or "none"),
     ]
     if version:
@@ -150,7 +152,7 @@ def validate(name: str, snapshot: str | None) -> None:
     if snapshot is not None:
         _validate_snapshot(datasets, name, snapshot)
         return
-    found = validated(spec, datasets.files(spec), _progress(f"{name}: reading images"))
+    found = validated(spec, datasets.files(spec), datasets.root, _progress(f"{name}: reading images"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
     for frame, title in ((found.rejected, "rejected"), (found.leaks, "in two parts")):
         if not frame.is_empty():
@@ -172,11 +174,13 @@ def _validate_snapshot(datasets: ProjectDatasets, name: str, snapshot: str) -> N
 @_NAME
 @click.argument("old")
 @click.argument("new")
-def diff(name: str, old: str, new: str) -> None:
-    """What changed in NAME from OLD to NEW: a version, a snapshot, or `current`.
+@click.option("--csv", "file", type=click.File("wb"), help="Write every change to this file; `-` is the terminal.")
+def diff(name: str, old: str, new: str, file: IO[bytes] | None) -> None:
+    """What changed in NAME from OLD to NEW: a version (`kestrel data show`), a snapshot, or `current`.
 
     \b
     kestrel data diff birds spring current
+    kestrel data diff birds spring current --csv changes.csv
     """
     from platform_assets.vision.dataset_diff import change_counts
     from platform_assets.vision.dataset_diff import diff as changed
@@ -184,14 +188,25 @@ def diff(name: str, old: str, new: str) -> None:
     datasets = _here()
     datasets.spec(name)
     changes = changed(datasets.records(name, old), datasets.records(name, new))
+    if file is not None:
+        changes.write_csv(file)
+        return
     click.echo(", ".join(f"{count:,} {change}" for change, count in change_counts(changes).items()))
     if not changes.is_empty():
         _print(changes)
 
 
+def _snapshot_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    from platform_assets.vision.formats.snapshot import SNAPSHOT_NAME
+
+    if not re.fullmatch(SNAPSHOT_NAME, name):
+        raise click.BadParameter(f"{name!r}: letters, digits and . _ = + - are needed, a letter or digit first")
+    return name
+
+
 @data.command()
 @_NAME
-@click.argument("snapshot")
+@click.argument("snapshot", callback=_snapshot_name)
 def snapshot(name: str, snapshot: str) -> None:
     """Keep the current version of NAME as SNAPSHOT, images included, to train on later.
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import yaml
 
+from platform_assets.components.project_specs import components_of
 from platform_assets.components.specs import SLUG
 from platform_assets.settings import Settings
 from platform_assets.stores.source_roots import project_snapshots, ready_root
@@ -56,13 +55,10 @@ class ProjectDatasets:
         return Tables(self.data / "tables")
 
     def specs(self) -> dict[str, VisionDatasetSpec]:
-        """By name, sorted; nothing but the YAML files is read."""
+        """By name, sorted; nothing but the YAML files is read. Raises BadYaml."""
         from platform_assets.components import VisionDataset
 
-        # A project is a package that nobody installs, as in results.experiments.
-        if str(self.root) not in sys.path:
-            sys.path.insert(0, str(self.root))
-        found = dg.ComponentTree.for_project(self.root).get_all_components(of_type=VisionDataset)
+        found = components_of(self.root, VisionDataset)
         return {spec.name: spec for spec in sorted((component.spec for component in found), key=lambda spec: spec.name)}
 
     def spec(self, name: str) -> VisionDatasetSpec:
@@ -80,6 +76,11 @@ class ProjectDatasets:
         key = (name, "records")
         return self.tables.current_version(key) if self.tables.exists(key) else None
 
+    def versions(self, name: str) -> list[str]:
+        """The versions of the records in the order in which they were made; the last is the current one."""
+        key = (name, "records_versions")
+        return list(self.tables.read(key)["version"]) if self.tables.exists(key) else []
+
     def records(self, name: str, version: str = CURRENT) -> pl.DataFrame:
         """The records of a version: `current`, a version that is kept, or a snapshot. Raises UnknownVersion, MissingTable."""
         if version == CURRENT:
@@ -91,8 +92,8 @@ class ProjectDatasets:
             return self.tables.read((name, "records"), version=version)
         except (BadTableName, MissingTable):
             known = f"{CURRENT}, its snapshots ({', '.join(kept) or 'none'})"
-            cure = f"the version of now is {self.version(name) or 'not materialized'}"
-            raise UnknownVersion(f"{name}: {version!r} is none of {known} and its versions; {cure}") from None
+            versions = ", ".join(self.versions(name)) or "not materialized"
+            raise UnknownVersion(f"{name}: {version!r} is none of {known} and its versions ({versions})") from None
 
     def label_map(self, name: str) -> LabelMap:
         """Raises MissingTable."""
@@ -130,18 +131,28 @@ class Validation:
     failures: tuple[str, ...]
 
 
-def validate(spec: VisionDatasetSpec, root: Path, on_progress: Callable[[int, int], None]) -> Validation:
-    """Read, decode and split as the records asset does; nothing is written. Raises BadSource, EmptyDataset, BadSplit."""
+def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]) -> Validation:
+    """Read, decode, review and split as the records asset does; nothing is written.
+
+    Raises BadSource, EmptyDataset, BadReview, BadSplit.
+    """
+    from platform_assets.components.quality_steps import near_pairs
+    from platform_assets.components.records_steps import divided, reviewed
     from platform_assets.vision.scanning import scan
-    from platform_assets.vision.splits import assign_splits, split_leaks
+    from platform_assets.vision.splits import split_leaks
 
     found = scan(spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, on_progress=on_progress)
-    records = assign_splits(found.records, spec.split)
-    leaks = split_leaks(records, group_by=spec.split.group_by or "group")
+    rows, _ = reviewed(spec, found.records, found.label_map, project)
+    pairs = near_pairs(spec, rows, root)
+    records = divided(spec, rows, pairs)
+    leaks = split_leaks(records, group_by=spec.split.group_by or "group", near=pairs)
+    alike = leaks.filter(leaks["kind"] == "near_duplicate").height
     fraction = found.rejected.height / (found.rejected.height + records.height)
     failures = []
-    if not leaks.is_empty():
-        failures.append(f"{leaks.height} images or groups stand in two parts, 0 are allowed")
+    if leaks.height > alike:
+        failures.append(f"{leaks.height - alike} images or groups stand in two parts, 0 are allowed")
+    if alike and spec.near_duplicates == "fail":
+        failures.append(f"{alike} pairs of near duplicates stand in two parts, 0 are allowed")
     if fraction > spec.max_rejected_fraction:
         failures.append(f"{fraction:.2%} of the files are rejected, {spec.max_rejected_fraction:.2%} are allowed")
     return Validation(records=records, rejected=found.rejected, leaks=leaks, failures=tuple(failures))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from platform_assets.cli import main
 from platform_assets.dataset_exports import EXPORT_FORMATS
@@ -160,6 +165,27 @@ def test_validate__names_the_images_that_leak(made: Project) -> None:
     assert "Error: 1 images or groups stand in two parts, 0 are allowed" in text
 
 
+def test_validate__looks_for_copies_and_applies_decisions_as_the_graph_does(made: Project) -> None:
+    for part in ("train", "val", "test"):
+        write_images(made.folder / "alike" / part, per_class=4, side=64, seed=len(part))
+    with Image.open(made.folder / "alike/train/red/000.png") as image:
+        image.save(made.folder / "alike/test/red/copy.bmp")
+
+    def validated(code: int = 0, **more: Any) -> str:
+        made.write("alike", dataset_yaml("alike", name="alike", **more))
+        return said("validate", "alike", code=code)
+
+    assert "in two parts" not in validated(split={"kind": "grouped"})
+    official: dict[str, Any] = {"split": {"kind": "official"}}
+    assert "near_duplicate  " in validated(**official)
+    text = validated(code=1, **official, near_duplicates="fail")
+    assert "Error: 1 pairs of near duplicates stand in two parts, 0 are allowed" in text
+    copied = hashlib.sha256((made.folder / "alike/test/red/copy.bmp").read_bytes()).hexdigest()
+    (made.folder / "copies.csv").write_text(f"image_id,action,label\n{copied},exclude,\n")
+    text = validated(**official, near_duplicates="fail", overrides="copies.csv")
+    assert text.startswith("alike: 36 images taken in, 0 rejected")
+
+
 def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) -> None:
     images = write_images(made.folder / "birds", per_class=8, side=12)
     made.write("birds", dataset_yaml("birds", name="birds"))
@@ -182,9 +208,12 @@ def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) 
         ("label", ["blue/moved.png", "red", "blue"]),
     ]
     assert said("diff", "birds", first, first) == "0 added, 0 removed, 0 moved, 0 label, 0 part\n"
-    assert "birds: 'x' is none of current, its snapshots (spring) and its versions" in said(
-        "diff", "birds", "x", "current", code=1
-    )
+    versions = f"({first}, {version_of(made, 'birds')})"
+    text = said("diff", "birds", "x", "current", code=1)
+    assert f"birds: 'x' is none of current, its snapshots (spring) and its versions {versions}" in text
+    assert f"older versions  {first}\n" in said("show", "birds")
+    rows = list(csv.reader(io.StringIO(said("diff", "birds", "spring", "current", "--csv", "-"))))
+    assert [" ".join(row).split() for row in rows] == [line.split() for line in (header, *changes)]
     assert "is kept with version" in said("snapshot", "birds", "spring", code=1)
     assert "every file is as it was kept" in said("validate", "birds", "--snapshot", "spring")
     pack = max((made.data / "snapshots/birds/spring").rglob("*"), key=lambda place: place.stat().st_size)
@@ -198,6 +227,31 @@ def test_snapshot_and_diff__after_the_files_changed_and_vanished(made: Project) 
     made.write("spring", dataset_yaml("", name="spring", source=source, split={"kind": "official"}))
     assert said("validate", "spring").startswith("spring: 24 images taken in, 0 rejected")
     assert f"source version  {first}" in said("show", "spring")
+
+
+@pytest.mark.parametrize("name", ["my spring", "../../spring", ".spring", ""])
+def test_snapshot__a_name_that_is_no_folder_is_a_usage_error(name: str) -> None:
+    assert "a letter or digit first" in said("snapshot", "photos", name, code=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("type: [\n", "line 2, column 1"),
+        (yaml.safe_dump(dataset_yaml("", name="typo", licens="MIT")), "typo/defs.yaml:"),
+    ],
+)
+def test_yaml__a_mistake_anywhere_is_a_message_with_file_and_line(made: Project, text: str, says: str) -> None:
+    place = made.folder / made.package / "defs/typo/defs.yaml"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
+    try:
+        output = said("list", code=1)
+    finally:
+        shutil.rmtree(place.parent)
+    assert output.startswith("Error: ")
+    assert says in output
+    assert "Traceback" not in output
 
 
 def test_push_and_pull__through_the_default_and_a_named_remote(made: Project, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.specs import data_version
+from platform_assets.components.specs import code_version, data_version
 from platform_assets.resources import FilesResource
 
 if TYPE_CHECKING:
@@ -161,12 +161,16 @@ def image_issues(spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, r
     import polars as pl
 
     from platform_assets.vision.galleries import captioned_sheet
-    from platform_assets.vision.quality.image_faults import THRESHOLDS, image_faults
+    from platform_assets.vision.quality.image_faults import THRESHOLDS, image_faults, scores_by_pixels
 
     def read(path: str) -> bytes:
         return (root / path).read_bytes()
 
-    found = image_faults(frame, read)
+    key, code = [spec.name, "pixel_scores"], code_version("vision.quality.image_faults")
+    known = tables.read(key).filter(code=code).drop("code") if tables.exists(key) else None
+    scores = scores_by_pixels(frame, read, known)
+    tables.write(key, scores.with_columns(code=pl.lit(code)))
+    found = image_faults(frame, scores)
     tables.write([spec.name, "image_issues"], found)
     worst = found.head(32)
     captions = [(fault, f"score {score:.3f}") for fault, score in worst.select("fault", "score").rows()]

@@ -111,17 +111,13 @@ def _make_records(
 ) -> int:
     """Write the tables of this version; how many images were opened for their facts."""
     from platform_assets.vision.profile import records_version
-    from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, with_near_group
-    from platform_assets.vision.splits import assign_splits
 
     root = files.source_root(spec.source)
     with show.stops_cleanly("Nothing was written."):
         found = _scan(context, spec, tables, root, ahead)
-        rows, applied = _reviewed(spec, found.records, found.label_map, files)
+        rows, applied = reviewed(spec, found.records, found.label_map, Path(files.root))
         pairs = near_pairs(spec, rows, root)
-    if spec.split.kind == "grouped":
-        rows = with_near_group(rows, near_duplicate_groups(pairs))
-    frame = assign_splits(rows, spec.split)
+    frame = divided(spec, rows, pairs)
     version = records_version(frame)[:16]
     tables.write([spec.name, "near_duplicates"], pairs)
     tables.write([spec.name, "overrides"], applied)
@@ -159,18 +155,28 @@ def _scan(
     return found
 
 
-def _reviewed(
-    spec: VisionDatasetSpec, rows: pl.DataFrame, label_map: LabelMap, files: FilesResource
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows after what reviewers decided, and what became of each decision."""
-    from platform_assets.vision.quality.label_studio import read_label_studio
-    from platform_assets.vision.quality.reviews import apply_overrides, read_overrides
+def divided(spec: VisionDatasetSpec, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """The rows with their parts; `pairs` of near duplicates stay together where the YAML says so. Raises BadSplit."""
+    from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, with_near_group
+    from platform_assets.vision.splits import assign_splits
 
-    if spec.overrides is None:
-        return apply_overrides(rows, [], label_map)
-    place = Path(files.root) / spec.overrides
-    read = read_label_studio if place.suffix == ".json" else read_overrides
-    return apply_overrides(rows, read(place), label_map)
+    if spec.split.kind == "grouped":
+        rows = with_near_group(rows, near_duplicate_groups(pairs))
+    return assign_splits(rows, spec.split)
+
+
+def reviewed(
+    spec: VisionDatasetSpec, rows: pl.DataFrame, label_map: LabelMap, project: Path
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows after what reviewers decided, and what became of each decision. Raises BadReview."""
+    from platform_assets.vision.quality.label_studio import read_label_studio
+    from platform_assets.vision.quality.reviews import Override, apply_overrides, read_overrides
+
+    decided: dict[str, Override] = {}
+    for name in spec.overrides:
+        read = read_label_studio if name.endswith(".json") else read_overrides
+        decided |= {decision.image_id: decision for decision in read(project / name)}
+    return apply_overrides(rows, [decided[image_id] for image_id in sorted(decided)], label_map)
 
 
 def _remember_version(spec: VisionDatasetSpec, tables: Tables, version: str) -> None:

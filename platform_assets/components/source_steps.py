@@ -77,21 +77,20 @@ def version_now(spec: VisionDatasetSpec, files: FilesResource, hashes: pl.DataFr
     if stated is None:
         assert hashes is not None
         stated = source_version(hashes)[:16]
-    return stated if spec.overrides is None else data_version(stated, overrides_hash(spec, files)).value
+    return stated if not spec.overrides else data_version(stated, overrides_hash(spec, files)).value
 
 
 def overrides_hash(spec: VisionDatasetSpec, files: FilesResource) -> str:
-    """SHA-256 of the file of decisions, empty when the YAML names none. Raises BadReview when it is not there."""
+    """SHA-256 of each file of decisions, empty when the YAML names none. Raises BadReview when one is not there."""
     from platform_assets.vision.quality.reviews import BadReview
 
-    if spec.overrides is None:
-        return ""
-    place = Path(files.root) / spec.overrides
-    if not place.is_file():
-        raise BadReview(
-            f"{place}: no such file of decisions; put it there, or remove `overrides` from {spec.name}'s YAML"
-        )
-    return hashlib.sha256(place.read_bytes()).hexdigest()
+    places = [Path(files.root) / name for name in spec.overrides]
+    for place in places:
+        if not place.is_file():
+            raise BadReview(
+                f"{place}: no such file of decisions; put it there, or remove `overrides` from {spec.name}'s YAML"
+            )
+    return " ".join(hashlib.sha256(place.read_bytes()).hexdigest() for place in places)
 
 
 def _by_suffix(hashes: pl.DataFrame) -> pl.DataFrame:

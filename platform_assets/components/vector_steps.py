@@ -32,6 +32,8 @@ LABEL_ISSUES = (
 )
 
 TO_REVIEW, TASKS, CONFIG = "to_review.csv", "label_studio_tasks.json", "label_studio_config.xml"
+_TOGETHER = "kept_together"
+"""The column that names what no fold may part: all that the dataset says is not independent."""
 MIN_COSINE = 0.95
 MOST_COMPARED = 20_000
 """Images; all pairs of more take minutes."""
@@ -57,11 +59,17 @@ def label_issues(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, cache: EmbeddingCache, files: FilesResource
 ) -> dg.MaterializeResult[Any]:
     """Judge every label by the vectors of the first frozen backbone that the YAML names."""
+    import polars as pl
+
     from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults
 
     key, row = [*inputs.spec.key, "label_issues"], _embedded(inputs, tables)
-    version = data_version(inputs.records_version, inputs.label_map.checksum, row.key.folder)
-    made_by = data_version(version.value, code_version("vision.quality.label_faults")).value
+    judged = (inputs.records_version, inputs.label_map.checksum, row.key.folder)
+    settled = _settled(inputs, tables)
+    version = data_version(*judged, *settled)
+    together = inputs.groups_of(inputs.records)
+    code = code_version("vision.quality.label_faults")
+    made_by = data_version(*judged, code, *(group or "" for group in together)).value
     vectors = held_vectors(inputs, cache, row, frozen_backbones(inputs)[0].preprocessing)
     look_alikes = _look_alikes(inputs, vectors)
     found = _kept(tables, key, made_by)
@@ -71,10 +79,12 @@ def label_issues(
         context.log.info(f"judging {inputs.records.height:,} labels by five folds")
         with show.stops_cleanly("Nothing was written."):
             try:
-                found = label_faults(inputs.records, vectors, inputs.label_map, group_by=_group(inputs))
+                grouped = inputs.records.with_columns(together.alias(_TOGETHER))
+                found = label_faults(grouped, vectors, inputs.label_map, group_by=_TOGETHER)
             except CannotJudgeLabels as error:
                 return _not_judged(str(error), version, look_alikes)
     tables.write_version(key, made_by, found)
+    found = found.with_columns(is_fault=pl.col("is_fault") & ~pl.col("image_id").is_in(settled))
     reviews = _for_reviewers(inputs, found, tables, files.reviews(*inputs.spec.key, made_by))
     return _result(inputs, found, reviews, version, look_alikes)
 
@@ -98,10 +108,11 @@ def _kept(tables: Tables, key: list[str], version: str) -> pl.DataFrame | None:
         return None
 
 
-def _group(inputs: Inputs) -> str | None:
-    """What a fold must not part: the dataset's groups, or its near duplicates where its split keeps them together."""
-    together = inputs.dataset.split.kept_together_by
-    return together[-1] if together else None
+def _settled(inputs: Inputs, tables: Tables) -> list[str]:
+    """The images whose label a reviewer has decided on: it is ranked, and in doubt no more."""
+    if inputs.spec.target != "label":
+        return []
+    return sorted(tables.read([inputs.spec.dataset, "overrides"]).filter("applied")["image_id"])
 
 
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
@@ -119,7 +130,7 @@ def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
     )
     return dg.AssetCheckResult(
         check_name="vectors_show_no_copy_in_two_parts",
-        passed=leaks.is_empty(),
+        passed=compared and leaks.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
         description=said if leaks.height else None if compared else f"not compared: over {MOST_COMPARED:,} images",
         metadata={
@@ -139,7 +150,7 @@ def _for_reviewers(inputs: Inputs, found: pl.DataFrame, tables: Tables, folder: 
     """
     import polars as pl
 
-    from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config
+    from platform_assets.vision.quality.label_studio import label_studio_tasks, labelling_config, local_file_url
     from platform_assets.vision.quality.reviews import to_review_csv
 
     if inputs.spec.target != "label":
@@ -147,9 +158,7 @@ def _for_reviewers(inputs: Inputs, found: pl.DataFrame, tables: Tables, folder: 
     judged = found.with_columns(records_version=pl.lit(inputs.records_version))
     tables.write([inputs.spec.dataset, "doubtful_labels"], judged)
     doubtful = found.filter("is_fault")
-    tasks = label_studio_tasks(
-        doubtful, lambda path: f"/data/local-files/?d={path}", model_version=inputs.records_version
-    )
+    tasks = label_studio_tasks(doubtful, local_file_url, model_version=inputs.records_version)
     texts = {TO_REVIEW: to_review_csv(doubtful), TASKS: tasks, CONFIG: labelling_config(inputs.label_map)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -188,11 +197,17 @@ def _result(
                 check_name="labels_are_beyond_doubt",
                 passed=doubtful.is_empty(),
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"{doubtful.height} of {found.height} labels are doubtful{where}",
+                description=f"{doubtful.height} of {found.height} labels are doubtful{_too_rare(inputs, found)}{where}",
                 metadata={"doubtful": doubtful.height, "threshold": 0},
             ),
         ],
     )
+
+
+def _too_rare(inputs: Inputs, found: pl.DataFrame) -> str:
+    """What is to be said of classes that were not judged, if there are any."""
+    rare = sorted(set(inputs.records["label"]).difference(found["label"]))
+    return f"; not judged, for they have too few images: {', '.join(rare)}" if rare else ""
 
 
 def _not_judged(why: str, version: dg.DataVersion, look_alikes: dg.AssetCheckResult) -> dg.MaterializeResult[Any]:

@@ -10,7 +10,7 @@ from platform_assets.components import description_steps, quality_steps, records
 from platform_assets.components.automation import new_dataset_version
 from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS, SINGLE_RUN, SLUG, asset_spec
 from platform_assets.resources import FilesResource, TablesResource
-from platform_assets.vision.cards.dataset_facts import ResponsibleAI
+from platform_assets.vision.cards.dataset_facts import ResponsibleAI, Texts
 from platform_assets.vision.cards.licences import Licence, StatedLicence
 from platform_assets.vision.source_kinds import SourceSpec
 from platform_assets.vision.splits import SplitRule
@@ -36,8 +36,10 @@ class VisionDatasetSpec(BaseModel):
     near_duplicates: Literal["warn", "fail", "ignore"] = Field(
         "warn", description="what two images that look the same in two parts mean; ignore does not look for them"
     )
-    overrides: str | None = Field(
-        None, description="decisions of reviewers: a CSV or Label Studio's JSON export, relative to the project"
+    overrides: Texts = Field(
+        (),
+        description="decisions of reviewers: CSV files or Label Studio's JSON exports, relative to the project; on an image "
+        "that several decide on the last one counts",
     )
     min_images_per_class: int = Field(5, gt=0)
     max_imbalance: float = Field(100, gt=1, description="images of the largest class over those of the smallest")
@@ -45,7 +47,12 @@ class VisionDatasetSpec(BaseModel):
         0.01, gt=0, lt=1, description="chance of a false alarm of the comparisons of distributions"
     )
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
-    max_pixels: int = Field(50_000_000, gt=0, description="a larger image is rejected before it is decoded")
+    max_pixels: int = Field(
+        50_000_000,
+        gt=0,
+        le=50_000_000,
+        description="a larger image is rejected before it is decoded; the highest is what training decodes",
+    )
     decode_for: tuple[str, ...] = Field(
         (),
         description="experiments whose images the scan also decodes, while it has them at hand, into the cache of pixels "

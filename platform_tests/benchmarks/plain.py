@@ -41,7 +41,7 @@ from platform_assets.vision.network_fitting import fit_network_trial
 from platform_assets.vision.pixels import Pixels
 from platform_assets.vision.profile import profile
 from platform_assets.vision.quality.findings import Findings
-from platform_assets.vision.quality.image_faults import image_faults
+from platform_assets.vision.quality.image_faults import image_faults, scores_by_pixels
 from platform_assets.vision.quality.label_faults import label_faults
 from platform_assets.vision.quality.near_duplicates import near_by_vectors, near_duplicate_groups, near_duplicates
 from platform_assets.vision.quality.record_schema import schema_problems
@@ -85,7 +85,7 @@ class Plain:
         self.describe(found.rejected, pairs)
 
     def describe(self, rejected: pl.DataFrame, pairs: pl.DataFrame) -> None:
-        numbers, faults = profile(self.records), image_faults(self.records, self.load)
+        numbers, faults = profile(self.records), image_faults(self.records, scores_by_pixels(self.records, self.load))
         findings = Findings(near_duplicates=near_duplicate_groups(pairs), image_faults=faults)
         plots.class_balance(numbers.counts)
         contact_sheet(self.records, self.load)

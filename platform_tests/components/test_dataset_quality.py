@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import polars as pl
 import pytest
 from PIL import Image
@@ -21,85 +18,27 @@ from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.quality import image_faults
+from platform_assets.vision.quality.image_faults import pixel_scores
 from platform_assets.vision.quality.label_studio import EXCLUDE
 from platform_tests.components.projects import (
     COLOURS,
-    PROBE,
     Project,
     dataset_yaml,
-    experiment_yaml,
     failure,
     metadata,
-    project,
     write_images,
 )
-
-PARTS = {"train": 4, "val": 2, "test": 2}
-RECORDS = " or ".join(
-    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
+from platform_tests.components.scenes import (
+    OFFICIAL,
+    RECORDS,
+    check,
+    copy_resized,
+    data_versions,
+    in_parts,
+    steps_done,
+    table,
 )
-OFFICIAL = {"kind": "official"}
-VECTORS = 'key:"photos/first/embeddings" or key:"photos/first/label_issues"'
-SIDE_PX = 32
-
-
-def write_scenes(folder: Path) -> Path:
-    """Eight pictures a class of soft shapes, which a copy in another size or format still shows."""
-    for place in write_images(folder, per_class=8, side=6).rglob("*.png"):
-        with Image.open(place) as image:
-            soft = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
-        soft.save(place)
-    return folder
-
-
-@pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """24 pictures, nothing materialized; no tracking server, so that only the dataset can be made."""
-    images = write_scenes(tmp_path / "images")
-    with project(tmp_path / "project", images, monkeypatch) as made:
-        yield made
-
-
-def table(project: Project, name: str) -> pl.DataFrame:
-    return Tables(project.data / "tables").read(["photos", name])
-
-
-def check(result: dg.ExecuteInProcessResult, name: str) -> tuple[bool, str, dict[str, Any]]:
-    """Whether it passed, what it says, and its metadata."""
-    found = next(each for each in result.get_asset_check_evaluations() if each.check_name == name)
-    return found.passed, found.description or "", {key: value.value for key, value in found.metadata.items()}
-
-
-def data_versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
-    found = [event.materialization for event in result.get_asset_materialization_events()]
-    return {each.asset_key.path[-1]: each.tags["dagster/data_version"] for each in found}
-
-
-def in_parts(project: Project) -> Path:
-    """The pictures moved into the folders of official parts, and the YAML saying so."""
-    images = project.folder.parent / "images"
-    root = images.parent / "official"
-    for folder in sorted(images.iterdir()):
-        pictures = iter(sorted(folder.iterdir()))
-        for part, count in PARTS.items():
-            (root / part / folder.name).mkdir(parents=True)
-            for _ in range(count):
-                picture = next(pictures)
-                picture.rename(root / part / folder.name / picture.name)
-    project.write("photos", dataset_yaml(root, split=OFFICIAL))
-    return root
-
-
-def copy_resized(picture: Path, to: Path) -> Path:
-    """The same picture in another size and format."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(picture) as image:
-        image.resize((40, 40), Image.Resampling.BICUBIC).save(to, "JPEG", quality=85)
-    return to
-
-
-def steps_done(result: dg.ExecuteInProcessResult) -> set[str]:
-    return {str(event.step_key) for event in result.all_events if event.is_step_success}
 
 
 def _same_bytes(root: Path) -> None:
@@ -298,6 +237,23 @@ def test_overrides__are_applied_in_the_next_version_and_reported(
     assert metadata(result, "photos/records")["files_opened"] == 0
 
 
+def test_overrides__a_second_round_adds_to_the_first_and_overrules_it(few: Project, tmp_path: Path) -> None:
+    few.materialize(RECORDS)
+    first, second, third = table(few, "records").filter(label="blue").sort("path")["image_id"][:3]
+    rounds = {
+        "one.csv": [f"{first},relabel,red", f"{second},exclude,"],
+        "two.csv": [f"{second},keep,", f"{third},exclude,"],
+    }
+    for name, lines in rounds.items():
+        (few.folder / name).write_text("\n".join(["image_id,action,label", *lines]))
+    few.write("photos", dataset_yaml(tmp_path / "images", overrides=list(rounds)))
+    few.materialize(RECORDS)
+    labels = dict(table(few, "records").select("image_id", "label").iter_rows())
+    assert (labels[first], labels[second], third in labels) == ("red", "blue", False)
+    actions = dict(table(few, "overrides").filter("applied").select("image_id", "action").iter_rows())
+    assert actions == {first: "relabel", second: "keep", third: "exclude"}
+
+
 def test_overrides__a_file_that_is_not_there_is_named_with_the_cure(few: Project, tmp_path: Path) -> None:
     few.write("photos", dataset_yaml(tmp_path / "images", overrides="gone.csv"))
     said = failure(few.materialize(RECORDS, raises=False))
@@ -322,6 +278,28 @@ def test_incremental__only_what_changed_is_opened(few: Project, tmp_path: Path) 
     few.write("photos", dataset_yaml(tmp_path / "images", split={"kind": "stratified", "seed": 7}))
     assert (first, again, changed, opened()) == (24, 0, 1, 0)
     assert table(few, "rejected").is_empty()
+
+
+def test_incremental__image_issues_judge_only_pictures_that_are_new(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+
+    def counted(pixels_hwc: Any) -> image_faults.PixelScores:
+        judged.append(1)
+        return pixel_scores(pixels_hwc)
+
+    def made() -> int:
+        judged.clear()
+        few.materialize(RECORDS)
+        few.materialize('key:"photos/image_issues" or key:"photos/profile"')
+        return len(judged)
+
+    monkeypatch.setattr(image_faults, "pixel_scores", counted)
+    first, again = made(), made()
+    with Image.open(tmp_path / "images/green/001.png") as image:
+        image.rotate(90).save(tmp_path / "images/green/001.png")
+    assert (first, again, made()) == (24, 0, 1)
 
 
 def test_incremental__code_of_another_module_makes_nothing_again(
@@ -365,77 +343,3 @@ def test_incremental__code_of_another_module_makes_nothing_again(
         forget()
     assert set(others) == {before}
     assert len({before, *own}) == 5
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, dg.ExecuteInProcessResult]]:
-    """24 pictures in official parts, two of them in the folder of another class, one of them in a second part too.
-
-    And the run of an experiment that judged them by vectors.
-    """
-    folder = tmp_path_factory.mktemp("judged")
-    images = write_scenes(folder / "images")
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", images, patch) as made:
-        root = in_parts(made)
-        (root / "train/red/001.png").rename(root / "train/blue/red.png")
-        (root / "val/green/004.png").rename(root / "val/blue/green.png")
-        with Image.open(root / "train/red/000.png") as image:
-            image.save(root / "test/red/again.bmp")
-        made.write("first", experiment_yaml(baseline="probe", variants={"probe": PROBE}, seeds=[0], retrain=None))
-        made.materialize(RECORDS)
-        yield made, made.materialize(VECTORS)
-
-
-def test_label_issues__flipped_labels_are_doubted_and_listed_for_review(
-    judged: tuple[Project, dg.ExecuteInProcessResult],
-) -> None:
-    result = judged[1]
-    passed, text, found = check(result, "labels_are_beyond_doubt")
-    review = Path(metadata(result, "photos/first/label_issues")["to_review"])
-    rows = list(csv.DictReader(io.StringIO(review.read_text())))
-    assert not passed
-    assert text == f"{found['doubtful']} of 25 labels are doubtful; review {review}"
-    assert (found["doubtful"], found["threshold"]) == (len(rows), 0)
-    suggested = {row["path"]: row["suggested"] for row in rows}
-    assert suggested["train/blue/red.png"] == "red"
-    assert suggested["val/blue/green.png"] == "green"
-
-
-def test_vectors__copy_in_two_parts_is_caught(judged: tuple[Project, dg.ExecuteInProcessResult]) -> None:
-    passed, text, found = check(judged[1], "vectors_show_no_copy_in_two_parts")
-    pairs = [record.data["paths"] for record in found["found"].records]
-    assert not passed
-    assert text.startswith(f"{len(pairs)} pairs stand in two parts")
-    assert (found["pairs"], found["threshold"], found["min_cosine"]) == (len(pairs), 0, 0.95)
-    assert any("train/red/000.png" in pair and "test/red/again.bmp" in pair for pair in pairs)
-
-
-def test_label_issues__the_filled_in_list_is_taken_as_decisions(
-    judged: tuple[Project, dg.ExecuteInProcessResult],
-) -> None:
-    """Once filled in, the file stays as it is, whatever later versions are judged to be."""
-    project, result = judged
-    review = Path(metadata(result, "photos/first/label_issues")["to_review"])
-    rows = list(csv.DictReader(io.StringIO(review.read_text())))
-    flipped = {"train/blue/red.png": "red", "val/blue/green.png": "green"}
-    for row in rows:
-        label = flipped.get(row["path"], "")
-        row |= {"action": "relabel" if label else "keep", "label": label, "reviewer": "Ada"}
-    filled = io.StringIO()
-    writer = csv.DictWriter(filled, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    review.write_text(filled.getvalue(), newline="")
-    root = project.folder.parent / "official"
-    said = dataset_yaml(root, split=OFFICIAL, overrides=str(review.relative_to(project.folder)))
-    project.write("photos", said)
-    project.materialize(RECORDS)
-    again = project.materialize(VECTORS)
-    labels = dict(table(project, "records").select("path", "label").iter_rows())
-    assert {path: labels[path] for path in flipped} == flipped
-    assert check(again, "labels_are_beyond_doubt")[2]["doubtful"] < len(rows)
-    assert review.read_bytes() == filled.getvalue().encode()
-    project.materialize('key:"photos/image_issues" or key:"photos/profile" or key:"photos/data_card"')
-    card = (project.data / "cards/photos/data_card.md").read_text()
-    assert "2 relabel" in card
-    assert "judged by each experiment" not in card

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from platform_assets.vision.decoding import MAX_PIXELS
 from platform_tests.components.projects import CNN, Project, dataset_yaml, experiment_yaml
 
 Document = dict[str, Any]
@@ -16,6 +17,10 @@ def _unknown_key(dataset: Document, experiment: Document) -> None:
 
 def _wrong_type(dataset: Document, experiment: Document) -> None:
     dataset["attributes"]["max_rejected_fraction"] = "few"
+
+
+def _more_pixels_than_training_decodes(dataset: Document, experiment: Document) -> None:
+    dataset["attributes"]["max_pixels"] = MAX_PIXELS + 1
 
 
 def _unknown_kind(dataset: Document, experiment: Document) -> None:
@@ -69,6 +74,7 @@ def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
     [
         (_unknown_key, "photos", "licens", "Extra inputs are not permitted"),
         (_wrong_type, "photos", "max_rejected_fraction", "valid number"),
+        (_more_pixels_than_training_decodes, "photos", "max_pixels", "less than or equal to 50000000"),
         (_unknown_kind, "photos", "source", "'foldr'"),
         (_unknown_backbone, "first", "variants.cnn.backbone", "'resnet9000' is not known; use one of baseline_cnn"),
         (_no_mode, "first", "variants.cnn.mode", "Field required"),

@@ -39,7 +39,8 @@ class YoloSource(Source):
 
     The labels of `images/a.jpg` stand in `labels/a.txt`, a line an object: class, then centre, width and height of the
     box, or the corners of a polygon, whose surrounding box is taken; all as fractions of the upright picture. Places
-    in the file start at its `path`, and that at the file's own folder.
+    in the file start at its `path`, and that at the file's own folder; one `../` before a place does not count, for
+    Roboflow writes it and means the same folder (Ultralytics' `check_det_dataset` leaves it out too).
     Format: Ultralytics, "Object detection datasets overview".
     """
 
@@ -101,7 +102,7 @@ def _places(document: _DataYaml, file: str) -> list[tuple[Part, str]]:
         named = getattr(document, part)
         for place in [named] if isinstance(named, str) else named:
             try:
-                path = base / require_inside(document.path) / require_inside(place)
+                path = base / require_inside(document.path) / require_inside(place.removeprefix("../"))
             except ValueError as error:
                 raise BadSource(
                     f"{file}: {part}: {error}; paths start at `path`, `path` at the file's folder"

@@ -39,22 +39,33 @@ class PixelScores(NamedTuple):
     blur: float
 
 
-def image_faults(records: pl.DataFrame, read: ReadBytes) -> pl.DataFrame:
-    """One row an image and fault: image_id, path, fault, score, the worst first.
-
-    Faults by pixels: dark, bright, low_information, blur; `read` gives the bytes of a path. By the records: odd_aspect and
-    odd_size, beyond three quartile ranges of the others. Scores are 0 to 1, 1 is sound; different faults are ranked by
-    score over threshold.
-    """
+def scores_by_pixels(records: pl.DataFrame, read: ReadBytes, known: pl.DataFrame | None = None) -> pl.DataFrame:
+    """image_id and PixelScores of every image. `read` gives the bytes of a path; those of images in `known`, an earlier
+    result, are not asked for."""
     import polars as pl
 
     from platform_assets.vision.decoding import decode_rgb
     from platform_assets.vision.inspection import in_threads
 
-    images = records.sort("image_id", "path").unique("image_id", keep="first", maintain_order=True)
-    by_pixels = in_threads(lambda path: pixel_scores(decode_rgb(read(path))), images["path"])
-    pixel_columns = pl.DataFrame(list(by_pixels), schema=dict.fromkeys(PixelScores._fields, pl.Float64), orient="row")
-    scores = pl.concat([images.select("image_id", "path", **_shape_scores(images)), pixel_columns], how="horizontal")
+    images, columns = _once(records), dict.fromkeys(PixelScores._fields, pl.Float64)
+    taken = pl.DataFrame(schema={"image_id": pl.String, **columns}) if known is None else known
+    new = images.join(taken, on="image_id", how="anti", maintain_order="left")
+    seen = in_threads(lambda path: pixel_scores(decode_rgb(read(path))), new["path"])
+    scores = pl.DataFrame(list(seen), schema=columns, orient="row").insert_column(0, new["image_id"])
+    return pl.concat([taken.join(images, on="image_id", how="semi"), scores]).sort("image_id")
+
+
+def image_faults(records: pl.DataFrame, by_pixels: pl.DataFrame) -> pl.DataFrame:
+    """One row an image and fault: image_id, path, fault, score, the worst first.
+
+    Faults by pixels: dark, bright, low_information, blur, of `scores_by_pixels`. By the records: odd_aspect and
+    odd_size, beyond three quartile ranges of the others. Scores are 0 to 1, 1 is sound; different faults are ranked by
+    score over threshold.
+    """
+    import polars as pl
+
+    images = _once(records)
+    scores = images.select("image_id", "path", **_shape_scores(images)).join(by_pixels, on="image_id")
     each = scores.unpivot(list(THRESHOLDS), index=["image_id", "path"], variable_name="fault", value_name="score")
     threshold = pl.col("fault").replace_strict(THRESHOLDS, return_dtype=pl.Float64)
     return (
@@ -63,6 +74,10 @@ def image_faults(records: pl.DataFrame, read: ReadBytes) -> pl.DataFrame:
         .sort("relative", "fault", "image_id")
         .drop("relative")
     )
+
+
+def _once(records: pl.DataFrame) -> pl.DataFrame:
+    return records.sort("image_id", "path").unique("image_id", keep="first", maintain_order=True)
 
 
 def pixel_scores(pixels_hwc: NDArray[np.uint8]) -> PixelScores:

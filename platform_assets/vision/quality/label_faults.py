@@ -38,17 +38,18 @@ def label_faults(
     `vectors` has image_id and vector. The score is the probability of the label itself (cleanlab's self-confidence) from a
     probe that has seen neither the image nor any of its `group_by`; `suggested` is the likeliest class. `is_fault` is
     cleanlab's own choice (confident learning, Northcutt et al. 2021). An image in two parts is judged once. C is chosen
-    in each fold on a part of its training images. Raises CannotJudgeLabels.
+    in each fold on a part of its training images. Classes with fewer images or groups than folds are left out, unseen by
+    the probe too. Raises CannotJudgeLabels.
     """
     import numpy as np
     import polars as pl
 
     filters, rank = _cleanlab()
     images = records.sort("image_id", "path").unique("image_id", keep="first", maintain_order=True)
+    images = _with_enough(images, _groups(images, group_by), folds)
     features_nd, labels_n = _features_and_labels(images, vectors, label_map)
     groups_n = _groups(images, group_by)
     present, labels_of_present = np.unique(labels_n, return_inverse=True)
-    _require_enough(images, groups_n, folds)
     probabilities_nk = out_of_fold(features_nd, labels_of_present, groups_n, folds=folds, seed=seed)
     score = rank.get_label_quality_scores(labels_of_present, probabilities_nk, method="self_confidence")
     is_fault = filters.find_label_issues(labels_of_present, probabilities_nk, n_jobs=1)
@@ -132,14 +133,15 @@ def _groups(images: pl.DataFrame, group_by: str | None) -> Labels:
     return images.select(named.rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
-def _require_enough(images: pl.DataFrame, groups_n: Labels, folds: int) -> None:
-    """Each class needs an image (or group) for every fold, or some fold judges it without having seen it."""
+def _with_enough(images: pl.DataFrame, groups_n: Labels, folds: int) -> pl.DataFrame:
+    """The images of classes with an image (or group) for every fold: another some fold would judge without having seen it."""
     import polars as pl
 
     units = images.select("label", group=pl.Series(groups_n)).group_by("label").agg(units=pl.col("group").n_unique())
-    if len(few := units.filter(pl.col("units") < folds).sort("units", "label")):
+    few = units.filter(pl.col("units") < folds).sort("units", "label")
+    if len(units) - len(few) < 2:
         named = ", ".join(f"{label} ({count})" for label, count in few.head(5).iter_rows())
         raise CannotJudgeLabels(
-            f"{len(few)} classes have fewer than {folds} images or groups: {named}; lower `folds`, or merge or drop these "
-            "classes before their labels are judged"
+            f"{len(few)} of {len(units)} classes have fewer than {folds} images or groups: {named}; two with as many are needed"
         )
+    return images.join(few, on="label", how="anti", maintain_order="left")

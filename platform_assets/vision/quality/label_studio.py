@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from pydantic import ValidationError
@@ -33,12 +34,17 @@ def labelling_config(label_map: LabelMap) -> str:
     )
 
 
+def local_file_url(path: str) -> str:
+    """Where Label Studio shows a file of its local storage: the path is a query of the address, and quoted as one."""
+    return f"/data/local-files/?d={quote(path)}"
+
+
 def label_studio_tasks(faults: pl.DataFrame, url: Callable[[str], str], *, model_version: str) -> str:
     """JSON to import: one task an image, the suggested class as its prediction, under the score of its label.
 
     So the most doubtful come first where tasks are sorted by score.
 
-    `url` gives the address under which Label Studio shows a path, such as `/data/local-files/?d=...`. The format is its
+    `url` gives the address under which Label Studio shows a path, such as `local_file_url`. The format is its
     documented one of pre-annotations (`data`, `predictions` with `result`, `score`, `model_version`).
     """
     tasks = [_task(row, url(row["path"]), model_version) for row in faults.iter_rows(named=True)]

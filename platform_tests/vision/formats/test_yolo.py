@@ -62,6 +62,16 @@ def test_yolo__list_file_and_path(root: Path) -> None:
     assert source_files(YOLO, root) == ["data.yaml", "lists/d.png", "lists/d.txt", "lists/train.txt"]
 
 
+def test_yolo__places_as_roboflow_writes_them(tmp_path: Path) -> None:
+    write(tmp_path, "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['stop sign']\n")
+    for seed, part in enumerate(("train", "valid")):
+        write(tmp_path, f"{part}/images/a.png", png(seed))
+        write(tmp_path, f"{part}/labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    found = YOLO.read(tmp_path)
+    assert found.rows.select("path", "split").rows() == [("train/images/a.png", "train"), ("valid/images/a.png", "val")]
+    assert found.rejected.is_empty()
+
+
 def test_source_files__label_files_are_part_of_the_version(root: Path) -> None:
     (root / "labels/val/c.txt").unlink()
     assert source_files(YOLO, root) == [
@@ -114,7 +124,7 @@ BAD_YAML = {
         "data.yaml: train: '/data/coco' leaves the source; name a place inside of it; paths start at `path`, `path` at "
         "the file's folder"
     ),
-    DATA.replace("images/train", "../train/images"): (
+    DATA.replace("images/train", "../../train/images"): (
         "data.yaml: train: '../train/images' leaves the source; name a place inside of it; paths start at `path`, "
         "`path` at the file's folder"
     ),

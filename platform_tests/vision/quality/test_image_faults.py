@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from platform_assets.vision.decoding import UnreadableImage
-from platform_assets.vision.quality.image_faults import image_faults, pixel_scores
+from platform_assets.vision.quality.image_faults import image_faults, pixel_scores, scores_by_pixels
 from platform_tests.vision.pictures import encoded
 
 
@@ -26,7 +26,8 @@ def faults_of(pictures: dict[str, Image.Image]) -> pl.DataFrame:
         {"image_id": hashlib.sha256(data[path]).hexdigest(), "path": path, "width": image.width, "height": image.height}
         for path, image in pictures.items()
     ]
-    return image_faults(pl.DataFrame(rows), data.__getitem__)
+    records = pl.DataFrame(rows)
+    return image_faults(records, scores_by_pixels(records, data.__getitem__))
 
 
 SOUND = {f"sound{index}": scene(index) for index in range(8)}
@@ -67,13 +68,14 @@ def test_faults__an_image_in_two_parts_is_named_once() -> None:
     data = encoded(PLANTED["dark"])
     row = {"image_id": hashlib.sha256(data).hexdigest(), "width": 96, "height": 72}
     twice = pl.DataFrame([{**row, "path": "test/a"}, {**row, "path": "train/a"}])
-    assert image_faults(twice, lambda path: data).filter(fault="dark")["path"].to_list() == ["test/a"]
+    found = image_faults(twice, scores_by_pixels(twice, lambda path: data))
+    assert found.filter(fault="dark")["path"].to_list() == ["test/a"]
 
 
 def test_faults__a_file_that_is_no_image_is_said_so() -> None:
     row = {"image_id": "a", "path": "a.png", "width": 9, "height": 9}
     with pytest.raises(UnreadableImage, match="not_an_image"):
-        image_faults(pl.DataFrame([row]), lambda path: b"no image at all")
+        scores_by_pixels(pl.DataFrame([row]), lambda path: b"no image at all")
 
 
 def test_scores__lie_between_0_and_1() -> None:

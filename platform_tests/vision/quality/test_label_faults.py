@@ -82,12 +82,20 @@ def test_faults__group_by_is_used_and_images_without_group_stand_alone() -> None
         label_faults(records, vectors, NAMES, group_by="session")
 
 
-def test_faults__a_class_smaller_than_the_folds_is_named() -> None:
+def test_faults__classes_smaller_than_the_folds_are_named_where_nothing_is_left_to_judge() -> None:
     records, vectors = photographs(12)
-    with pytest.raises(
-        CannotJudgeLabels, match=r"3 classes have fewer than 5 images or groups: a \(4\), b \(4\), c \(4\)"
-    ):
+    said = r"3 of 3 classes have fewer than 5 images or groups: a \(4\), b \(4\), c \(4\); two with as many"
+    with pytest.raises(CannotJudgeLabels, match=said):
         label_faults(records, vectors, NAMES)
+
+
+def test_faults__a_rare_class_does_not_keep_the_others_from_being_judged() -> None:
+    records, vectors = photographs(flipped=FLIPPED)
+    rare = records.with_columns(label=pl.when(pl.int_range(pl.len()) < 3).then(pl.lit("absent")).otherwise("label"))
+    found = label_faults(rare, vectors, NAMES)
+    assert set(found["label"]) == {"a", "b", "c"}
+    assert found.height == len(records) - 3
+    assert set(found.head(len(FLIPPED))["image_id"]) == {f"{row:04x}" for row in FLIPPED}
 
 
 def test_faults__images_without_vector_are_counted() -> None:

@@ -6,12 +6,19 @@ import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import polars as pl
 import pytest
 
 from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.quality.label_studio import EXCLUDE, label_studio_tasks, labelling_config, read_label_studio
+from platform_assets.vision.quality.label_studio import (
+    EXCLUDE,
+    label_studio_tasks,
+    labelling_config,
+    local_file_url,
+    read_label_studio,
+)
 from platform_assets.vision.quality.reviews import BadReview, Override
 
 IDS = [f"{number:064x}" for number in range(5)]
@@ -21,9 +28,7 @@ CLASSES = LabelMap(names=("cat", 'dog "big" <1>', "crème"))
 def tasks() -> list[dict[str, Any]]:
     columns = {"image_id": IDS, "path": [f"{i}.png" for i in range(5)], "label": ["cat"] * 5}
     faults = pl.DataFrame({**columns, "suggested": ["crème"] * 5, "score": [0.1, 0.2, 0.3, 0.4, 0.5]})
-    found: list[dict[str, Any]] = json.loads(
-        label_studio_tasks(faults, lambda path: f"/data/local-files/?d={path}", model_version="probe__s0")
-    )
+    found: list[dict[str, Any]] = json.loads(label_studio_tasks(faults, local_file_url, model_version="probe__s0"))
     return found
 
 
@@ -68,6 +73,12 @@ def test_tasks__hold_data_and_a_scored_prediction() -> None:
     prediction = first["predictions"][0]
     assert (prediction["model_version"], prediction["score"]) == ("probe__s0", 0.1)
     assert prediction["result"][0]["value"] == {"choices": ["crème"]}
+
+
+def test_url__names_the_file_whatever_its_name_holds() -> None:
+    path = "a b/c&d #1 100%+é?.png"
+    query = urlsplit(local_file_url(path)).query
+    assert parse_qs(query, strict_parsing=True) == {"d": [path]}
 
 
 def test_export__keeps_relabels_excludes_and_skips(tmp_path: Path) -> None:
