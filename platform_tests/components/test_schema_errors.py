@@ -51,6 +51,13 @@ def _finetune_of_ones_own(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["variants"]["tuned"] = tuned
 
 
+def _search_over_backbones_without_probe(dataset: Document, experiment: Document) -> None:
+    attributes, probed = experiment["attributes"], "tf_efficientnet_lite0"
+    attributes["variants"]["tuned"] = {"backbone": probed, "mode": "finetune"}
+    space = {"backbone": {"choices": [probed, "tf_efficientnet_lite1"]}}
+    attributes["tune"] = {"networks": {"variant": "tuned", "trials": 2, "space": space}}
+
+
 def _needless_waiver(dataset: Document, experiment: Document) -> None:
     waiver = {"reason": "it would take too long", "date": "2026-11-25"}
     experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite0": waiver}
@@ -81,6 +88,12 @@ def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
         (_no_baseline, "first", "attributes", "baseline 'vit' is not a variant; name one of cnn, probe"),
         (
             _finetune_without_probe,
+            "first",
+            "attributes",
+            "'tf_efficientnet_lite1' is finetuned and no variant probes it",
+        ),
+        (
+            _search_over_backbones_without_probe,
             "first",
             "attributes",
             "'tf_efficientnet_lite1' is finetuned and no variant probes it",
