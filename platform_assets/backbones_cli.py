@@ -28,7 +28,7 @@ def backbones() -> None:
 
 @backbones.command("list")
 def list_() -> None:
-    """The registered backbones: parameters, native size, normalization, licence, and where their weights are now.
+    """The registered backbones: their facts, and where their weights are published and are now.
 
     \b
     package           in an installed package
@@ -36,17 +36,25 @@ def list_() -> None:
     cache             downloaded before, in the hub client's cache
     to be downloaded  at first use
     none              trains from scratch
+
+    SHA-256 is that of the registry or, of a file that was used here, that of data/weights.lock.json.
     """
     from platform_assets.vision.backbones import BACKBONES
-    from platform_assets.vision.weight_files import whereabouts
+    from platform_assets.vision.weight_files import BadLock, locked, whereabouts
 
     places = _places()
-    rows = [("name", "parameters", "px", "normalization", "weights' licence", "weights")]
+    try:
+        known = locked(places)
+    except BadLock as error:
+        raise click.ClickException(str(error)) from error
+    rows = [("name", "parameters", "px", "interpolation", "normalization", "licence", "weights", "source", "SHA-256")]
     for entry in BACKBONES.values():
-        size = f"{(entry.parameters or 0) / 1e6:.1f} M"
+        facts = (f"{(entry.parameters or 0) / 1e6:.1f} M", str(entry.image_size_px), entry.interpolation)
+        packaged = entry.weights
+        source = packaged.package if packaged else entry.hub.repo if entry.hub else "-"
+        sha256 = (packaged.sha256 if packaged else known.get(entry.name, "-"))[:12]
         licence = entry.weights_licence or "-"
-        where = whereabouts(entry, places)
-        rows.append((entry.name, size, str(entry.image_size_px), entry.normalization, licence, where))
+        rows.append((entry.name, *facts, entry.normalization, licence, whereabouts(entry, places), source, sha256))
     print_columns(rows)
     click.echo("\nAny other model of timm is `backbone: timm/NAME`; a network of your own is `model: module:callable`.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,27 +16,45 @@ _SHOWN_ROWS = 20
 @click.command("lr-find")
 @click.argument("experiment")
 @click.argument("trial")
-@click.option("--steps", default=100, show_default=True, help="Optimizer steps, each at a higher rate than the last.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=2),
+    default=100,
+    show_default=True,
+    help="Optimizer steps, each at a higher rate than the last.",
+)
 def lr_find(experiment: str, trial: str, steps: int) -> None:
     """Try rising learning rates on TRIAL (finetune__s0) of EXPERIMENT (elpv/probes) and suggest one; nothing is kept.
 
     The suggestion is where the smoothed loss falls steepest (Smith 2017). The dataset must have been materialized.
     """
-    from platform_assets.vision.lr_range import NoLearningRate, suggested_rate
+    from platform_assets.vision.lr_range import suggested_rate
 
-    tested = _tested(experiment, trial, steps)
+    try:
+        tested = _tested(experiment, trial, steps)
+        _show(tested)
+        click.echo(f"\nsuggested: learning_rate: {suggested_rate(tested):.1e}")
+    except (RuntimeError, ValueError) as error:
+        _not_tested(error)
+
+
+def _not_tested(error: RuntimeError | ValueError) -> NoReturn:
+    """Our own errors say what is not here; anything else is a defect and keeps its traceback."""
+    if not type(error).__module__.startswith("platform_assets."):
+        raise error
+    raise click.ClickException(str(error)) from error
+
+
+def _show(tested: pl.DataFrame) -> None:
     shown = tested.gather_every(max(1, tested.height // _SHOWN_ROWS))
     most = max(shown["smoothed_loss"])
     for rate, loss in shown.select("learning_rate", "smoothed_loss").rows():
         click.echo(f"{rate:10.2e}  {loss:8.4f}  {'#' * round(40 * loss / most)}")
-    try:
-        click.echo(f"\nsuggested: learning_rate: {suggested_rate(tested):.1e}")
-    except NoLearningRate as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _tested(experiment: str, trial_key: str, steps: int) -> pl.DataFrame:
     from platform_assets.cli import experiment_named
+    from platform_assets.components.checkpoint_steps import teacher_of
     from platform_assets.components.inputs import open_inputs
     from platform_assets.components.project_specs import dataset_of
     from platform_assets.resources import resources
@@ -61,9 +79,10 @@ def _tested(experiment: str, trial_key: str, steps: int) -> pl.DataFrame:
     pixels = Pixels(inputs.root, spill=files.decoded(), cache=files.pixel_cache(), say=say)
     part = network_parts(trial, inputs.records_of(trial), pixels, inputs.label_map)["train"]
     classifier = initial_classifier(trial, len(inputs.label_map), inputs.start(spec.variants[trial.variant]))
+    teacher = teacher_of(trial, opened["outputs"].open(), Path(files.root), inputs.label_map)
     device = choose_device(settings.device).device
     say(f"{trial_key}: {len(part):,} images, {steps} steps of {trial.train.batch_size} on {device}")
-    return lr_range_test(classifier, part, trial.train, seed=trial.seed, device=device, steps=steps)
+    return lr_range_test(classifier, part, trial.train, seed=trial.seed, device=device, steps=steps, teacher=teacher)
 
 
 def _say(text: str) -> None:

@@ -58,12 +58,17 @@ def test_help__shows_examples_and_what_the_words_mean() -> None:
 
 
 def test_list__says_where_the_weights_are_now(project: WeightPlaces) -> None:
-    row = r"\ntest_vit\s+0\.3 M\s+160\s+half\s+apache-2\.0\s+"
-    assert re.search(row + "to be downloaded\n", _said("list", code=0))
+    row = r"\ntest_vit\s+0\.3 M\s+160\s+bicubic\s+half\s+apache-2\.0\s+"
+    source = r"\s+timm/test_vit\.r160_in1k\s+"
+    assert re.search(row + "to be downloaded" + source + "-\n", _said("list", code=0))
     _put(project)
-    assert re.search(row + "file\n", _said("list", code=0))
-    assert re.search(r"\nbaseline_cnn\s+1\.2 M\s+96\s+half\s+-\s+none\n", _said("list", code=0))
+    assert re.search(row + "file" + source + "-\n", _said("list", code=0))
+    assert re.search(r"\nbaseline_cnn\s+1\.2 M\s+96\s+bilinear\s+half\s+-\s+none\s+-\s+-\n", _said("list", code=0))
     assert not project.lock.exists()
+    sha256 = find_weights(get_backbone(NAME), project).sha256
+    assert re.search(row + "file" + source + sha256[:12] + "\n", _said("list", code=0))
+    project.lock.write_text("[]")
+    assert "weights.lock.json is not a map" in _said("list", code=1)
 
 
 def test_check__of_sound_files(project: WeightPlaces) -> None:

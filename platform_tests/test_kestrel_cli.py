@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from platform_assets.cli import main
+from platform_assets.cli import experiment_named, main
 from platform_tests.commands import done, edit
 from platform_tests.components.projects import give_database, write_images
 
@@ -84,6 +84,14 @@ def test_materialize__an_unknown_experiment_or_trial_is_named_with_the_known(ins
     assert "name it, as in photos/EXPERIMENT" in said
 
 
+def test_lr_find__says_what_is_not_here_without_a_traceback(inside: Path) -> None:
+    trial = next(iter(experiment_named("photos/first").trials))
+    said = _said("lr-find", "photos/first", trial, code=1)
+    assert said.startswith("Error: ")
+    assert "records" in said
+    assert "0 is not in the range x>=2" in _said("lr-find", "photos/first", trial, "--steps", "0", code=2)
+
+
 @pytest.mark.parametrize("command", [["materialize", "photos"], ["materialize", "photos/first"], ["results", "a/b"]])
 def test_outside_of_a_project__every_verb_says_where_to_go(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +125,9 @@ def test_new_project__is_trained_by_the_commands_that_init_names(project: Path, 
     )
     found = done(project, "kestrel", "lr-find", "photos/first", "cnn__s0", "--steps", "40")
     assert "suggested: learning_rate: " in found
+    student = {**CNN, "train": {**CNN["train"], "distill_from": checkpoint["folder_url"]}}
+    edit(project, "photos_first", variants={"cnn": CNN, "student": student})
+    assert "suggested: " in done(project, "kestrel", "lr-find", "photos/first", "student__s0", "--steps", "40")
     assert {path.name for path in project.iterdir() if path.suffix != ".log"} == {
         *(".env", ".gitignore", "README.md", "dagster.yaml", "data", "my_birds", "pyproject.toml", "workspace.yaml"),
     }

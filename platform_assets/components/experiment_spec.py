@@ -121,9 +121,13 @@ class ExperimentSpec(BaseModel):
         """A finetune that a linear probe of the same backbone equals is hours spent on nothing."""
         probed = {variant.backbone for variant in self.variants.values() if variant.mode == "linear_probe"}
         tuned = {variant.backbone for variant in self.variants.values() if variant.mode == "finetune"}
+        searches = (tune.space for tune in self.tune.values() if self.variants[tune.variant].mode == "finetune")
+        tuned |= {str(name) for space in searches if "backbone" in space for name in space["backbone"].tried_values}
         for backbone in sorted(tuned - probed - self.without_probe.keys()):
+            # A network of the user's own has no linear probe to add.
+            cure = "say" if ":" in backbone else "add one with mode linear_probe, or say"
             raise ValueError(
-                f"backbone {backbone!r} is finetuned and no variant probes it; add one with mode linear_probe, or say under "
+                f"backbone {backbone!r} is finetuned and no variant probes it; {cure} under "
                 f"without_probe.{backbone} for which reason and since which date"
             )
         if needless := sorted(self.without_probe.keys() - (tuned - probed)):

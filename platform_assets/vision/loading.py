@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from itertools import count
 
 from platform_assets.vision.datasets import Batch, LabelledImages, epoch_batches
-from platform_assets.vision.devices import candidate_threads
+from platform_assets.vision.devices import Device, candidate_threads
 from platform_assets.vision.train_options import TrainRecipe
 
 # Small batches, so that a measurement can end in time; the work an image takes does not depend on it.
@@ -17,19 +17,20 @@ _WORTH_MEASURING = 10
 
 
 def choose_workers(
-    part: LabelledImages, recipe: TrainRecipe, *, seconds_budget: float = 1.0
+    part: LabelledImages, recipe: TrainRecipe, *, device: Device = "cpu", seconds_budget: float = 1.0
 ) -> tuple[int, dict[int, float]]:
     """The fewest workers for `epoch_batches` that come within 10 % of the fastest, and images per second by workers.
 
-    Where loading the whole training in the caller's thread takes less than ten times the budget, that is the answer and
-    alone in the rates. The budget is not for what the first use of an augmentation takes, such as an import. The number
-    changes no pixel of any batch.
+    On an accelerator they are one or more: it computes while they load, as a CPU's cores, which are the same, do not.
+    Where loading the whole training with the fewest takes less than ten times the budget, that is the answer and alone
+    in the rates. The budget is not for what the first use of an augmentation takes, such as an import. The number changes
+    no pixel of any batch.
     """
-    candidates = [0, *candidate_threads()]
-    seconds = seconds_budget / len(candidates)
-    rates = {0: _images_per_second(part, recipe, 0, seconds)}
-    if recipe.epochs * len(part) / rates[0] < _WORTH_MEASURING * seconds_budget:
-        return 0, rates
+    candidates = [*([0] if device == "cpu" else []), *candidate_threads()]
+    seconds, fewest = seconds_budget / len(candidates), candidates[0]
+    rates = {fewest: _images_per_second(part, recipe, fewest, seconds)}
+    if recipe.epochs * len(part) / rates[fewest] < _WORTH_MEASURING * seconds_budget:
+        return fewest, rates
     for workers in candidates[1:]:
         rates[workers] = _images_per_second(part, recipe, workers, seconds)
     return fewest_fast(rates), rates

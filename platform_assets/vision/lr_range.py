@@ -28,7 +28,7 @@ _UNSETTLED = 0.1
 
 
 class NoLearningRate(ValueError):
-    """A range test in which no rate made the loss fall."""
+    """A range test in which no rate made the loss fall, or which had no loss from the start."""
 
 
 def lr_range_test(
@@ -45,7 +45,8 @@ def lr_range_test(
 
     The base rate grows from LOWEST_RATE to HIGHEST_RATE by one factor a step; all else is as in the last epoch of the
     recipe, in one process. The smoothed loss is the exponential mean with decay 0.9, corrected for its start; the test
-    ends early where it is four times its lowest, or where the loss is not finite.
+    ends early where it is four times its lowest, or where loss or gradients are not finite. Raises NoLearningRate where
+    they are not in the first step.
     """
     require_precision(recipe, device)
     alone = recipe.model_copy(update={"devices": 1, "accumulate": recipe.accumulate * recipe.devices})
@@ -65,6 +66,8 @@ def lr_range_test(
             if smoothed > _DIVERGED * lowest:
                 break
             rows.append({"step": step, "learning_rate": float(rates[step]), "loss": loss, "smoothed_loss": smoothed})
+    if not rows:
+        raise NoLearningRate("the first step of the range test, at the lowest rate, is not finite; look at the weights")
     return pl.DataFrame(rows)
 
 
@@ -105,7 +108,7 @@ def _steps(part: LabelledImages, recipe: TrainRecipe, seed: int, trained: Classi
 def _losses(
     step_of: TrainingStep, steps: Iterator[list[Batch]], rates: np.ndarray[tuple[int], np.dtype[np.float64]], seed: int
 ) -> Iterator[float]:
-    """The loss before each step, until one is not finite."""
+    """The loss before each step, until it or a gradient is not finite."""
     for step, rate in enumerate(rates):
         try:
             yield step_of.take(next(steps), rate=float(rate), seed=step_seed(seed, 1, step)).loss

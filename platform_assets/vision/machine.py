@@ -41,7 +41,7 @@ class Finding(BaseModel):
 
 def inspect_machine(data: Path, device: RequestedDevice = "auto") -> list[Finding]:
     """Every choice that Kestrel makes by asking the machine. `data` is where results are written."""
-    return [*_system(), *_computing(device), *_engines(), *_storage(data), *_extras()]
+    return [*_system(), *_loading(device), *_computing(device), *_engines(), *_storage(data), *_extras()]
 
 
 def _system() -> Iterator[Finding]:
@@ -74,6 +74,26 @@ def _decoding() -> Iterator[Finding]:
         subject="decoding",
         chosen=reading.text,
         why=f"measured on 600 x 480 pixels: {described(rates)}; a training measures its own images",
+    )
+
+
+def _loading(device: RequestedDevice) -> Iterator[Finding]:
+    """Batches of pictures made here, cropped and flipped as trainings do by default."""
+    import numpy as np
+
+    from platform_assets.vision.datasets import LabelledImages
+    from platform_assets.vision.loading import choose_workers
+    from platform_assets.vision.train_options import TrainRecipe
+
+    images_nchw = np.random.default_rng(0).integers(0, 256, (64, 3, 224, 224), dtype=np.uint8)
+    part = LabelledImages(tuple(map(str, range(64))), images_nchw, np.arange(64) % 2)
+    chosen, recipe = choose_device(device).device, TrainRecipe(epochs=10**6)
+    workers, rates = choose_workers(part, recipe, device=chosen, seconds_budget=0.5)
+    measured = ", ".join(f"{threads}: {rate:,.0f}/s" for threads, rate in rates.items())
+    yield Finding(
+        subject="loading threads",
+        chosen=str(workers),
+        why=f"measured on 224 x 224 pixels, images by threads {measured}; a training measures its own images",
     )
 
 

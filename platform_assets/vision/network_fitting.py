@@ -62,7 +62,7 @@ def fit_network_trial(
     if teacher is not None:
         _require_same_pixels(teacher, trial.preprocessing, trial.train.distill_from)
     parts = network_parts(trial, records, pixels, label_map)
-    workers, rates = choose_workers(parts["train"], trial.train)
+    workers, rates = choose_workers(parts["train"], trial.train, device=device)
     measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
     listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
     classifier = initial_classifier(trial, len(label_map), weights)

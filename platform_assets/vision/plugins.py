@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +31,12 @@ def build_plugin(name: str, *, image_size_px: int) -> nn.Module:
     """
     from torch import nn
 
-    model = _callable(name)(image_size_px=image_size_px)
+    make = _callable(name)
+    try:
+        inspect.signature(make).bind(image_size_px=image_size_px)
+    except TypeError as error:
+        raise BadPlugin(f"model {name}: it is called as callable(image_size_px=...): {error}") from error
+    model = make(image_size_px=image_size_px)
     if not isinstance(model, nn.Module):
         raise BadPlugin(f"model {name}: it returned {type(model).__name__}; return a torch.nn.Module")
     width = getattr(model, "feature_dim", None)
@@ -62,6 +68,8 @@ def check_plugin(name: str, *, image_size_px: int) -> None:
         raise BadPlugin(
             f"model {name}: a fresh instance with the same state dict gives other features; register as buffers what it holds"
         )
+    with torch.random.fork_rng(devices=[]):
+        _require_gradients(name, other.train(), images_bchw)
 
 
 def plugin_sha256(name: str) -> str:
@@ -115,18 +123,40 @@ def _require_same(name: str, first: dict[str, torch.Tensor], again: dict[str, to
             )
 
 
+def _require_gradients(name: str, model: nn.Module, images_bchw: torch.Tensor) -> None:
+    """In training mode, which may take another way through the network."""
+    import torch
+
+    features_bd = _tried(name, model, images_bchw)
+    if features_bd.requires_grad:
+        try:
+            torch.autograd.backward(features_bd.square().sum())
+        except RuntimeError as error:
+            raise BadPlugin(f"model {name}: its backward pass fails: {error}") from error
+    if all(parameter.grad is None for parameter in model.parameters()):
+        raise BadPlugin(f"model {name}: no gradient reaches its parameters, so that they would not be trained")
+
+
 def _features(name: str, model: nn.Module, images_bchw: torch.Tensor) -> torch.Tensor:
     import torch
 
     with torch.inference_mode():
-        try:
-            found = model(images_bchw)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise BadPlugin(f"model {name}: it fails on images {tuple(images_bchw.shape)}: {error}") from error
+        return _tried(name, model, images_bchw)
+
+
+def _tried(name: str, model: nn.Module, images_bchw: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    try:
+        found = model(images_bchw)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise BadPlugin(f"model {name}: it fails on images {tuple(images_bchw.shape)}: {error}") from error
     wanted = (len(images_bchw), cast(int, model.feature_dim))
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
         given = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise BadPlugin(f"model {name}: of images {tuple(images_bchw.shape)} it gives {given} instead of {wanted}")
+    if found.dtype != torch.float32:
+        raise BadPlugin(f"model {name}: its features are {found.dtype}; give float32, a recipe says its precision")
     if not torch.isfinite(found).all():
         raise BadPlugin(f"model {name}: its features of normal images are not finite")
     return found

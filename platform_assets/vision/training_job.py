@@ -17,7 +17,7 @@ from platform_assets.vision.training_step import Teacher
 
 
 class NonFiniteLoss(ValueError):
-    """The training loss or the gradient norm became NaN or infinite; `image_ids` are those of the batch."""
+    """Training loss, gradient norm or logits of val became NaN or infinite; `image_ids` are those of the batch, or of val."""
 
     def __init__(self, message: str, image_ids: tuple[str, ...]) -> None:
         super().__init__(message)

@@ -165,6 +165,7 @@ class _Loop:
         """The row of an epoch whose steps are done."""
         started, sums, job = time.perf_counter(), self.progress.sums, self.job
         logits_nk = self._val_logits()
+        self._require_finite(logits_nk, epoch)
         return EpochRow(
             epoch=epoch,
             train_loss=sums.loss / sums.images,
@@ -185,6 +186,17 @@ class _Loop:
         logits_nk[mine] = torch.from_numpy(logits_mk).to(self.job.device)
         ranks.sum(logits_nk)
         return logits_nk.cpu().numpy()
+
+    def _require_finite(self, logits_nk: Floats, epoch: int) -> None:
+        """No loss has seen the weights of an epoch's last step yet."""
+        broken_n = np.flatnonzero(~np.isfinite(logits_nk).all(axis=1))
+        if broken_n.size:
+            image_ids = tuple(self.job.val_part.image_ids[row] for row in broken_n)
+            raise NonFiniteLoss(
+                f"logits of {len(image_ids)} of {len(logits_nk)} val images are not finite after epoch {epoch}, the first "
+                f"is {image_ids[0]}; lower learning_rate or look at these images",
+                image_ids,
+            )
 
     def _stopped(self, epoch: int) -> str:
         done = self.progress.steps - (epoch - 1) * self.job.epoch_steps

@@ -127,14 +127,17 @@ class TrainingStep:
 
     def _clipped(self, rows: Sequence[int]) -> float | None:
         """The norm of all gradients before they were clipped, None without clipping or where the scaler skips the step."""
-        if self.recipe.clip_norm is None:
+        gradients = [parameter.grad for parameter in self.classifier.parameters() if parameter.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm, limit = total.item(), self.recipe.clip_norm
+        if not math.isfinite(norm):
+            if self._precision.scales:
+                return None
+            raise NonFinite(f"gradient norm is {norm}", rows)
+        if limit is None:
             return None
-        norm = torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), self.recipe.clip_norm).item()
-        if math.isfinite(norm):
-            return norm
-        if self._precision.scales:
-            return None
-        raise NonFinite(f"gradient norm is {norm}", rows)
+        torch.nn.utils.clip_grads_with_norm_(self.classifier.parameters(), limit, total)
+        return norm
 
     def tensors(self) -> dict[str, Any]:
         """All of it, as TrainingState saves it."""

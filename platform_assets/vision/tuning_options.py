@@ -96,8 +96,8 @@ Axis = Annotated[Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choice
 class Tune(Options):
     """A search for better options of a variant, judged on val alone. The first of `trials` and `minutes` ends it.
 
-    Interrupted trials count in minutes only, and a trial that has begun is ended when the minutes are over. `seed` is
-    of the sampler and of every trial.
+    Interrupted trials count in minutes only, and a trial that has begun goes on to its end when the minutes are over.
+    `seed` is of the sampler and of every trial.
     """
 
     variant: VariantName = Field(description="the variant that the search starts from")

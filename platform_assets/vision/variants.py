@@ -174,6 +174,12 @@ def _require_parts_make_sense(variant: Variant) -> None:
     backbone = known_now(variant.backbone)
     if backbone is not None and backbone.transformer is None:
         raise ValueError(f"option 'parts' is for vision transformers, backbone {variant.backbone!r} is none; remove it")
+    stride_px = variant.parts.stride_px
+    if backbone is not None and backbone.transformer and stride_px and stride_px > backbone.transformer.patch_px:
+        raise ValueError(
+            f"parts.stride_px {stride_px} is more than the {backbone.transformer.patch_px} pixels of a patch of "
+            f"{variant.backbone!r}, so pixels between patches would not be seen; lower it"
+        )
     if variant.train is not None and variant.train.mixes and variant.parts.contrast_weight > 0:
         raise ValueError(
             "option 'parts' pulls images of one class together, and mixup and cutmix make images of two; set "

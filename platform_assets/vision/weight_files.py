@@ -80,7 +80,14 @@ def weights_of(variant: Variant, places: WeightPlaces, *, say: Say | None = None
         if not path.is_file():
             raise WeightsMissing(f"weights: {path} is missing; correct the path, which starts at the project's root")
         return WeightsFile(path, sha256_of(path), "variant")
-    return find_weights(get_backbone(variant.backbone), places, say=say)
+    try:
+        return find_weights(get_backbone(variant.backbone), places, say=say)
+    except WeightsMissing as error:
+        if variant.mode != "finetune":
+            raise
+        raise WeightsMissing(
+            f"{error}; `pretrained: false` in the variant starts from random weights instead"
+        ) from error
 
 
 def find_weights(backbone: Backbone, places: WeightPlaces, *, say: Say | None = None) -> WeightsFile:

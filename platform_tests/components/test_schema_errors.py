@@ -51,6 +51,18 @@ def _finetune_without_probe(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["variants"]["tuned"] = {"backbone": "tf_efficientnet_lite1", "mode": "finetune"}
 
 
+def _finetune_of_ones_own(dataset: Document, experiment: Document) -> None:
+    tuned = {"model": "my.networks:build", "mode": "finetune", "weights": "own.safetensors"}
+    experiment["attributes"]["variants"]["tuned"] = tuned
+
+
+def _search_over_backbones_without_probe(dataset: Document, experiment: Document) -> None:
+    attributes, probed = experiment["attributes"], "tf_efficientnet_lite0"
+    attributes["variants"]["tuned"] = {"backbone": probed, "mode": "finetune"}
+    space = {"backbone": {"choices": [probed, "tf_efficientnet_lite1"]}}
+    attributes["tune"] = {"networks": {"variant": "tuned", "trials": 2, "space": space}}
+
+
 def _needless_waiver(dataset: Document, experiment: Document) -> None:
     waiver = {"reason": "it would take too long", "date": "2026-11-25"}
     experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite0": waiver}
@@ -85,6 +97,18 @@ def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
             "first",
             "attributes",
             "'tf_efficientnet_lite1' is finetuned and no variant probes it",
+        ),
+        (
+            _search_over_backbones_without_probe,
+            "first",
+            "attributes",
+            "'tf_efficientnet_lite1' is finetuned and no variant probes it",
+        ),
+        (
+            _finetune_of_ones_own,
+            "first",
+            "attributes",
+            "no variant probes it; say under without_probe.my.networks:build for which reason",
         ),
         (_needless_waiver, "first", "attributes", "without_probe.tf_efficientnet_lite0: nothing is waived"),
         (_waiver_without_reason, "first", "without_probe.tf_efficientnet_lite1.reason", "Field required"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import torch
 
 from platform_assets.vision.fallbacks import fallbacks_reported
 
@@ -32,3 +33,15 @@ def test_fallbacks__other_warnings_pass() -> None:
     with pytest.warns(UserWarning, match="of something else"), fallbacks_reported(print) as found:
         warnings.warn("of something else", UserWarning, stacklevel=1)
     assert found == []
+
+
+def test_fallbacks__torch_is_asked_for_more_than_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's warning has one place for all operators and is given once a process: a second operator was never named."""
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with fallbacks_reported(print):
+            for _ in range(3):
+                _ = torch.zeros(1, 1, 1).T  # as the fallback does, it warns by TORCH_WARN_ONCE
+    assert ["The use of `x.T`" in str(each.message) for each in warned] == [True] * 3
+    assert not torch.is_warn_always_enabled()

@@ -63,3 +63,14 @@ def test_choose_workers__a_short_training_is_not_measured_out() -> None:
     workers, rates = choose_workers(PART, TrainRecipe(epochs=1), seconds_budget=0.5)
     assert workers == 0
     assert list(rates) == [0]
+
+
+@pytest.mark.parametrize(("epochs", "measured"), [(1, [1]), (10_000, [1, 2, 4])])
+def test_choose_workers__an_accelerator_does_not_wait_for_the_thread_that_drives_it(
+    epochs: int, measured: list[int]
+) -> None:
+    """No thread was the fastest in the measurement, and a GPU would have stood still while its batch was made."""
+    recipe = TrainRecipe(augmentation="none", epochs=epochs)
+    workers, rates = choose_workers(PART, recipe, device="cuda", seconds_budget=0.2)
+    assert workers >= 1
+    assert list(rates) == measured

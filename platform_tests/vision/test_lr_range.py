@@ -56,6 +56,14 @@ def test_lr_range__ends_where_the_loss_breaks() -> None:
     assert tested["smoothed_loss"].is_finite().all()
 
 
+def test_lr_range__says_so_where_not_even_the_first_step_has_a_loss() -> None:
+    """A table without columns came back, and the command ended in a traceback."""
+    classifier = plain_net()
+    classifier.head.bias.data.fill_(float("nan"))
+    with pytest.raises(NoLearningRate, match="the first step of the range test"):
+        lr_range_test(classifier, TRAIN, RECIPE, seed=0, device="cpu", steps=4)
+
+
 def test_lr_range__on_several_devices_is_the_same_batch_in_one_process() -> None:
     two = RECIPE.model_copy(update={"devices": 2, "accumulate": 1})
     one, other = (lr_range_test(plain_net(), TRAIN, recipe, seed=0, device="cpu", steps=4) for recipe in (RECIPE, two))

@@ -17,6 +17,8 @@ from platform_assets.vision.machine import EXTRAS, inspect_machine
 def test_inspect_machine__names_every_choice_and_its_reason(tmp_path: Path) -> None:
     found = {finding.subject: finding for finding in inspect_machine(tmp_path / "data", "cpu")}
     assert found["device"].chosen == "cpu"
+    assert int(found["loading threads"].chosen) >= 0
+    assert "0: " in found["loading threads"].why
     assert found["torch threads"].chosen == str(torch.get_num_threads())
     hardware = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     assert found["bfloat16"].chosen == ("in hardware" if hardware else "refused")

@@ -86,6 +86,13 @@ def test_check_plugin__takes_a_sound_network(plugin) -> None:
         ),
         ({"nn.BatchNorm2d(8)": "nn.BatchNorm2d(8, track_running_stats=False)"}, "depend on the others of its batch"),
         ({"def build(": "def make("}, "has no callable 'build'; correct the name"),
+        ({"def build(*, image_size_px)": "def build(size)"}, r"called as callable\(image_size_px=...\): missing a required"),
+        ({".mean((2, 3))": ".mean((2, 3)).half()"}, "features are torch.float16; give float32"),
+        ({".mean((2, 3))": ".mean((2, 3)).detach()"}, "no gradient reaches its parameters"),
+        (
+            {".mean((2, 3))": ".mean((2, 3))[: 2 if self.training else 3]"},
+            r"of images \(3, 3, 32, 32\) it gives \(2, 8\) instead of \(3, 8\)",
+        ),
     ],
 )  # fmt: skip
 def test_check_plugin__names_what_does_not_hold(plugin, changed: dict[str, str], said: str) -> None:

@@ -22,6 +22,7 @@ from platform_tests.vision.shapes import coloured_shapes, small_classifier
 from platform_tests.vision.trainings import (
     RECIPE,
     TRAIN,
+    VAL,
     SmallNet,
     net_classifier,
     one_thread,  # noqa: F401
@@ -256,6 +257,24 @@ def test_train__names_the_images_of_a_batch_that_is_no_number(tmp_path: Path, br
     assert set(caught.value.image_ids) < set(TRAIN.image_ids)
     assert all(image_id in str(caught.value) for image_id in caught.value.image_ids)
     assert not (tmp_path / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_train__gradients_that_are_no_number_are_of_their_own_batch(tmp_path: Path, clip_norm: float | None) -> None:
+    """Without clipping they went into the weights, and the images of the step after were named."""
+    classifier, passes = net_classifier(), iter(range(10))
+    classifier.head.weight.register_hook(lambda gradient: gradient * (float("nan") if next(passes) == 1 else 1))
+    with pytest.raises(NonFiniteLoss, match="gradient norm is nan in epoch 1, step 1"):
+        run(tmp_path, changed(clip_norm=clip_norm), classifier=classifier)
+    assert all(bool(parameter.isfinite().all()) for parameter in classifier.parameters())
+
+
+def test_train__weights_that_break_in_the_last_step_of_an_epoch_are_named_by_val(tmp_path: Path) -> None:
+    """It ended as an EvaluationError, which a search over learning rates does not survive."""
+    whole = {"batch_size": len(TRAIN), "optimizer": "sgd", "learning_rate": 1e30, "warmup_epochs": 0.0}
+    with pytest.raises(NonFiniteLoss, match="of 12 val images are not finite after epoch 1, the first is ") as caught:
+        run(tmp_path, changed(**whole))
+    assert set(caught.value.image_ids) <= set(VAL.image_ids)
 
 
 def test_train__last_batch_of_one_image_does_not_happen(tmp_path: Path) -> None:

@@ -192,6 +192,16 @@ def test_weights_of__a_variant_starts_from_its_own_file(places: WeightPlaces) ->
         weights_of(variant.model_copy(update={"weights": "none.pth"}), places)
 
 
+def test_weights_of__a_finetune_without_its_weights_is_told_how_to_do_without(places: WeightPlaces) -> None:
+    """Of a head on a frozen backbone random weights are never meant."""
+    said = []
+    for mode in ("finetune", "linear_probe"):
+        with pytest.raises(WeightsMissing, match="'timm/test_vit4' is on no hub; put the file at ") as caught:
+            weights_of(Variant.model_validate({"backbone": "timm/test_vit4", "mode": mode}), places)
+        said.append("`pretrained: false`" in str(caught.value))
+    assert said == [True, False]
+
+
 def test_weights_of__random_starts_have_no_file(places: WeightPlaces) -> None:
     assert weights_of(Variant(backbone=NAME, mode="scratch"), places) is None
     assert weights_of(Variant(backbone=NAME, mode="finetune", pretrained=False), places) is None
