@@ -134,7 +134,9 @@ def _results_text(facts: ModelCardFacts) -> str:
         *((name, getattr(test, name), getattr(val, name)) for name in more),
         ("images", test.images, val.images),
     ]
-    note = "Intervals are 95 % bootstraps over images. Val made the choices, so its figures flatter; test made none."
+    grouped = test.units is not None and test.units < test.images
+    over = f"{test.units:,} groups of images" if grouped else "images"
+    note = f"Intervals are 95 % bootstraps over {over}. Val made the choices, so its figures flatter; test made none."
     return f"{table(['figure', 'test', 'val'], rows)}\n\n{note}"
 
 
