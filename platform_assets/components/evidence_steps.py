@@ -118,7 +118,7 @@ def _recomputed(
     """Every figure that is written down, against the predictions of the folder."""
     from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.gate_evidence import figure_faults
+    from platform_assets.vision.gate_evidence import calibration_faults, figure_faults
 
     label_map = desk.inputs.label_map
     rules = desk.inputs.rules_of(desk.inputs.records_of(desk.inputs.trial(candidate.trial)))
@@ -126,14 +126,12 @@ def _recomputed(
     said = json.loads(folder.path(METRICS_FILE).read_bytes())
     faults = figure_faults(candidate.metrics, said, found)
     fitted = calibrate(*logits_and_truth(predictions, "val"), desk.spec.uncertainty)
-    ece = report(fitted, *logits_and_truth(predictions, "test")).ece
+    on_test = report(fitted, *logits_and_truth(predictions, "test"))
     if CALIBRATION in folder.manifest().files:
-        written = json.loads(folder.path(CALIBRATION).read_bytes())["on_test"]["ece"]
-        if abs(written - ece) > 1e-6:
-            faults.append(f"{CALIBRATION} says an ECE of {written}, the predictions give {ece}")
+        faults += calibration_faults(json.loads(folder.path(CALIBRATION).read_bytes()), fitted, on_test)
     if not predictions.equals(desk.tables.read(desk.key("predictions"), candidate.trial)):
         faults.append(f"the table of predictions is not {PREDICTIONS_FILE} of the trial's folder")
     again = f"materialize predictions and metrics of trial {candidate.trial} again"
     return [f"edited or outdated figures: {fault}; {again}" for fault in faults], Evidence(
-        predictions, found["test"], ece
+        predictions, found["test"], on_test.ece
     )
