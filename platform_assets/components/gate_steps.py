@@ -110,19 +110,39 @@ def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tu
     import polars as pl
 
     from platform_assets.vision.gate_evidence import compare
-    from platform_assets.vision.gates import Finding, compared
+    from platform_assets.vision.gates import compared
+    from platform_assets.vision.label_map import LabelMapMismatch
 
     folder = desk.outputs.at(incumbent.folder_url)
+    if problems := folder.verify():
+        said = (
+            f"the incumbent, version {incumbent.version}, has a damaged file: {problems[0]}; restore it, or roll back"
+        )
+        return None, [_not_compared(said)]
     fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
     fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
     challenger = evidence.predictions.filter(fresh)
     if challenger.is_empty():
-        said = "the incumbent was fitted on every image of test, so that nothing compares the two fairly"
-        rule = "max_regression"
-        return None, [Finding(rule=rule, passed=False, measured=None, threshold=0, said=said, otherwise="kept")]
-    theirs = _predictions_of(desk, _classifier(desk, incumbent.folder_url), challenger)
+        return None, [
+            _not_compared("the incumbent was fitted on every image of test, so that nothing compares the two fairly")
+        ]
+    try:
+        classifier = _classifier(desk, incumbent.folder_url)
+    except LabelMapMismatch as error:
+        cure = "what tells other classes apart is another model: give the experiment another name"
+        return None, [
+            _not_compared(f"the incumbent, version {incumbent.version}, knows other classes: {error}; {cure}")
+        ]
+    theirs = _predictions_of(desk, classifier, challenger)
     comparison = compare(challenger, theirs, metric=desk.spec.metric)
     return comparison, compared(comparison, desk.spec.gate, desk.spec.metric)
+
+
+def _not_compared(said: str) -> Finding:
+    """The incumbent stays where nothing shows that the challenger loses no more than it may."""
+    from platform_assets.vision.gates import Finding
+
+    return Finding(rule="max_regression", passed=False, measured=None, threshold=0, said=said, otherwise="kept")
 
 
 def _classifier(desk: Desk, folder_url: str) -> Classifier:

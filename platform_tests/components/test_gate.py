@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -415,3 +416,37 @@ def test_gate__a_crash_while_the_aliases_move_leaves_one_model_and_the_next_run_
     assert judge(gate, "longer__s0").success
     assert last(gate).verdict == ("kept" if moved else "promoted")
     assert aliases(gate) == {"champion": "longer__s0", "previous_champion": "good__s0"}
+
+
+def test_gate__a_damaged_incumbent_is_beaten_by_nobody(gate: Project) -> None:
+    """Its weights were read as they were: whoever spoils them lets a worse model pass."""
+    weights = folder_of(gate, "good__s0").path("ckpt.safetensors")
+    with put_back(weights):
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        judge(gate, "longer__s0")
+    assert (last(gate).verdict, aliases(gate)["champion"]) == ("kept", "good__s0")
+    assert "the incumbent, version 1, has a damaged file: " in last(gate).reason
+    assert "ckpt.safetensors has changed" in last(gate).reason
+
+
+def test_gate__an_incumbent_of_other_classes_is_compared_with_nothing(gate: Project) -> None:
+    """A class more in the data, and every judgement ended with an error and without a record."""
+    images, anew = gate.folder.parent / "images", f'key:"photos/source" or {RECORDS}'
+    known = len(records(gate))
+    shutil.copytree(images / "red", images / "white")
+    for picture in (images / "white").iterdir():
+        picture.write_bytes(picture.read_bytes() + b"white")
+    try:
+        gate.materialize(anew)
+        assert Tables(gate.data / "tables").read(["photos", "label_map"]).height == 4
+        gate.materialize(TRIAL, partitions=("longer__s0", "longer__s0"))
+        result = judge(gate, "longer__s0")
+        assert [each.verdict for each in records(gate)[known:]] == ["kept"]
+        assert result.success
+        assert "knows other classes: " in last(gate).reason
+        assert aliases(gate) == {"champion": "good__s0"}
+    finally:
+        shutil.rmtree(images / "white")
+        gate.materialize(anew)
+        gate.materialize(TRIAL, partitions=("longer__s0", "longer__s0"))
