@@ -445,7 +445,8 @@ def test_gate__an_incumbent_of_other_classes_is_compared_with_nothing(gate: Proj
         assert [each.verdict for each in records(gate)[known:]] == ["kept"]
         assert result.success
         assert "knows other classes: " in last(gate).reason
-        assert aliases(gate) == {"champion": "good__s0"}
+        assert aliases(gate)["champion"] == "good__s0"
+        assert "challenger" not in aliases(gate)
     finally:
         shutil.rmtree(images / "white")
         gate.materialize(anew)
