@@ -152,7 +152,10 @@ def _certainty_text(found: CalibrationReport | None) -> str:
         ("of those right", found.answered_right),
     ]
     band = f"{found.covered_low:.3f} to {found.covered_high:.3f}"
-    note = f"Where test is like val, sets hold the truth of a share of {band}, 95 times in 100."
+    note = (
+        f"Where test is like val, sets hold the truth of a share of {band}, 95 times in 100, and of more where the likeliest "
+        "label, which a set always has, is right more often by itself."
+    )
     return f"{table(['figure', 'test'], rows)}\n\n{note}"
 
 
