@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-6  # of a figure that another machine computed
 _FITTED_TOLERANCE = 1e-3  # of what a search found there
+_LABELS_ROUNDED = 0.02  # share of images near the edge of two classes
 _KEY = ["image_id", "part", "truth"]
 
 
@@ -50,6 +51,17 @@ def split_faults(predictions: pl.DataFrame, records: pl.DataFrame, fitted_on: pl
     if seen := test.filter(pl.col("image_id").is_in(fitted_on.implode())).height:
         faults.append(f"{seen} images of test are among those that it was fitted on")
     return faults
+
+
+def label_faults(predictions: pl.DataFrame, again: pl.DataFrame) -> list[str]:
+    """Whether more labels differ than rounding explains: over one in fifty, and more than one."""
+    joined = predictions.join(again, on="image_id", suffix="_again", maintain_order="left")
+    differ = joined.filter(pl.col("prediction_index") != pl.col("prediction_index_again"))
+    if differ.height <= max(1, _LABELS_ROUNDED * predictions.height):
+        return []
+    first = differ.row(0, named=True)
+    said = f"{first['path']} is {first['prediction']!r} there and {first['prediction_again']!r} by the weights"
+    return [f"{differ.height} of {predictions.height} images of test get another label by the weights; {said}"]
 
 
 def figure_faults(row: Mapping[str, Any], said: Mapping[str, Any], found: Mapping[str, Metrics]) -> list[str]:

@@ -21,6 +21,7 @@ from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.gates import Gate
+from platform_tests.components.forgeries import forged
 from platform_tests.components.projects import (
     CNN,
     Project,
@@ -194,6 +195,15 @@ def test_gate__edited_predictions_are_found_in_the_table_and_in_the_calibration(
         reason = refused(gate, "longer__s0", "figures_follow_from_predictions")
     assert "calibration.json says an ECE of" in reason
     assert "the table of predictions is not predictions.parquet of the trial's folder" in reason
+
+
+def test_gate__predictions_that_the_weights_do_not_make_are_refused(gate: Project) -> None:
+    """Every file and table said that it is always right, in agreement, and a model that is hardly trained served."""
+    paths, forge = forged(Tables(gate.data / "tables"), folder_of(gate, "bad__s0"), KEY, "bad__s0")
+    with put_back(*paths):
+        forge()
+        reason = refused(gate, "bad__s0", "predictions_follow_from_weights")
+    assert "of 15 images of test get another label by the weights" in reason
 
 
 def test_gate__a_differently_split_evaluation_is_refused(gate: Project) -> None:

@@ -19,6 +19,7 @@ from platform_assets.vision.gate_evidence import (
     calibration_faults,
     compare,
     figure_faults,
+    label_faults,
     latency_ms,
     lowest_class,
     split_faults,
@@ -174,6 +175,16 @@ def test_figure_faults__an_edit_in_any_place_is_found() -> None:
     # What is not there says nothing of a figure that there is none of.
     there = [value for value in said["test"].values() if value is not None]
     assert len(figure_faults(row, {}, {"test": metrics})) == len(there)
+
+
+@pytest.mark.parametrize(("differing", "found"), [(0, 0), (2, 0), (3, 1), (60, 1)])
+def test_label_faults__are_more_labels_than_rounding_changes(differing: int, found: int) -> None:
+    truth_n = np.arange(100) % 3
+    one, other = predicted(truth_n, truth_n), predicted(truth_n, (truth_n + (np.arange(100) < differing)) % 3)
+    faults = label_faults(one, other.reverse())
+    assert len(faults) == found
+    if found:
+        assert f"{differing} of 100 images of test get another label by the weights; test0000 is 'a' there" in faults[0]
 
 
 def test_calibration_faults__what_a_model_is_served_with_is_that_of_the_predictions_and_of_the_yaml() -> None:
