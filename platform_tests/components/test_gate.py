@@ -20,6 +20,7 @@ from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.comparability import Comparability
 from platform_assets.vision.gates import Gate
 from platform_tests.components.forgeries import forged
 from platform_tests.components.projects import (
@@ -258,6 +259,18 @@ def test_gate__an_evaluation_of_another_checkpoint_is_stale(gate: Project) -> No
         reason = refused(gate, "bad__s0", "evaluation_is_current")
     assert f"stale evaluation: its metrics are of checkpoint {old}, the trial's is {new} now" in reason
     assert f"checkpoint {new} has no predictions.parquet and no metrics.json" in reason
+
+
+def test_gate__val_does_not_choose_among_trials_that_are_not_comparable(gate: Project) -> None:
+    """The leaderboard refused to rank them, and the champion was chosen by the same figures all the same."""
+    tables = Tables(gate.data / "tables")
+    row = tables.read([*KEY, "metrics"], "bad__s0")
+    parts = row.select(*Comparability.model_fields).row(0, named=True) | {"metric_code": "0ld"}
+    changed = {name: pl.lit(value) for name, value in Comparability(**parts).columns.items()}
+    with put_back(tables.root / "photos/first/metrics/bad__s0.parquet"):
+        tables.write([*KEY, "metrics"], row.with_columns(**changed), "bad__s0")
+        assert "have different code of their metrics" in failure(judge(gate, None))
+    assert aliases(gate)["champion"] == "good__s0"
 
 
 def test_gate__data_without_a_licence_is_refused(gate: Project) -> None:
