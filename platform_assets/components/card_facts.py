@@ -9,16 +9,25 @@ from platform_assets.components.champion_steps import ChampionRow
 from platform_assets.components.delivery_steps import LATENCY, PARITY, certainty_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from platform_assets.components.inputs import Inputs
+    from platform_assets.stores.gate_records import GateRecord
     from platform_assets.stores.outputs import OutputFolder
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.cards.model_card import ModelCardFacts
 
 
-def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: ChampionRow) -> ModelCardFacts:
-    """Everything is read from the folder that is in service, which need not be of the newest dataset version."""
+def model_card_facts(
+    inputs: Inputs, tables: Tables, folder: OutputFolder, row: ChampionRow, records: Sequence[GateRecord]
+) -> ModelCardFacts:
+    """Everything is read from the folder that is in service, which need not be of the newest dataset version.
+
+    `records` are the decisions of the gate: `row` says what it decided last, which may be of a candidate that stayed out.
+    """
     import polars as pl
 
+    from platform_assets.stores.gate_records import brought_into_service
     from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance
     from platform_assets.vision.checkpoints import read_label_map, read_trial
     from platform_assets.vision.exporting import ParityReport
@@ -28,6 +37,7 @@ def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: 
     metrics = json.loads(folder.path("metrics.json").read_bytes())
     fit = json.loads(folder.path("fit.json").read_bytes())
     parts = pl.read_parquet(folder.path("parts.parquet"))
+    promoted = brought_into_service(records, row.checkpoint_id) or row
     return ModelCardFacts(
         name=row.model,
         version=row.version,
@@ -49,8 +59,8 @@ def model_card_facts(inputs: Inputs, tables: Tables, folder: OutputFolder, row: 
         test=Metrics.model_validate(metrics["test"]),
         certainty=certainty_of(folder)[1],
         leaderboard=tables.read([*inputs.spec.key, "leaderboard"]),
-        choice=row.choice,
-        gate=f"{row.verdict}: {row.reason}",
+        choice=promoted.choice,
+        gate=f"{promoted.verdict}: {promoted.reason}",
         parity=ParityReport.model_validate(json.loads(folder.path(PARITY).read_bytes())["parity"]),
         latency=pl.read_parquet(folder.path(LATENCY)),
         provenance=Provenance.model_validate(json.loads(folder.path("env.json").read_bytes())),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.champion_steps import read_champion
+from platform_assets.components.champion_steps import gate_records, read_champion
 from platform_assets.components.inputs import open_inputs
 from platform_assets.components.metrics_steps import CALIBRATION
 from platform_assets.components.specs import code_version, data_version
@@ -162,8 +162,8 @@ def model_card(inputs: Inputs, tables: Tables, outputs: Outputs, files: FilesRes
     from platform_assets.components.card_facts import model_card_facts
     from platform_assets.vision.cards.model_card import model_card as write_card
 
-    row = read_champion(inputs.spec, tables)
-    text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row))
+    row, records = read_champion(inputs.spec, tables), gate_records(inputs.spec, tables, files).read()
+    text = write_card(model_card_facts(inputs, tables, outputs.at(row.folder_url), row, records))
     path = write_whole(files.card(*inputs.spec.key, "model_card"), text)
     return dg.MaterializeResult(
         data_version=data_version(row.checkpoint_id, text),

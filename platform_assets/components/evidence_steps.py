@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from platform_assets.stores.outputs import OutputFolder
     from platform_assets.vision.gates import Finding
     from platform_assets.vision.metrics import Metrics
+    from platform_assets.vision.models import Classifier
 
 PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
+REPREDICTED_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def _steps(desk: Desk, candidate: Candidate) -> Iterator[tuple[str, list[str], E
     yield "evaluation_is_current", _stale(desk, candidate, folder), None
     predictions = _read(folder, PREDICTIONS_FILE)
     yield "split_is_that_of_the_records", _split(desk, candidate, folder, predictions), None
+    yield "predictions_follow_from_weights", _repredicted(desk, candidate, predictions), None
     faults, evidence = _recomputed(desk, candidate, folder, predictions)
     yield "figures_follow_from_predictions", faults, evidence
 
@@ -112,13 +115,23 @@ def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: 
     return [f"differently split evaluation: {fault}" for fault in split_faults(predictions, records, fitted_on)]
 
 
+def _repredicted(desk: Desk, candidate: Candidate, predictions: pl.DataFrame) -> list[str]:
+    """The labels that the weights themselves give a sample of test; other engines and devices may change a few."""
+    from platform_assets.vision.gate_evidence import label_faults
+
+    sample = predictions.filter(part="test").sort("image_id").head(REPREDICTED_IMAGES)
+    again = predictions_by(desk, classifier_of(desk, candidate.checkpoint.folder_url), sample)
+    cure = f"materialize predictions and metrics of trial {candidate.trial} again"
+    return [f"edited or outdated predictions: {fault}; {cure}" for fault in label_faults(sample, again)]
+
+
 def _recomputed(
     desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame
 ) -> tuple[list[str], Evidence]:
     """Every figure that is written down, against the predictions of the folder."""
     from platform_assets.vision.calibration import calibrate, report
     from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.gate_evidence import figure_faults
+    from platform_assets.vision.gate_evidence import calibration_faults, figure_faults
 
     label_map = desk.inputs.label_map
     rules = desk.inputs.rules_of(desk.inputs.records_of(desk.inputs.trial(candidate.trial)))
@@ -126,14 +139,33 @@ def _recomputed(
     said = json.loads(folder.path(METRICS_FILE).read_bytes())
     faults = figure_faults(candidate.metrics, said, found)
     fitted = calibrate(*logits_and_truth(predictions, "val"), desk.spec.uncertainty)
-    ece = report(fitted, *logits_and_truth(predictions, "test")).ece
+    on_test = report(fitted, *logits_and_truth(predictions, "test"))
     if CALIBRATION in folder.manifest().files:
-        written = json.loads(folder.path(CALIBRATION).read_bytes())["on_test"]["ece"]
-        if abs(written - ece) > 1e-6:
-            faults.append(f"{CALIBRATION} says an ECE of {written}, the predictions give {ece}")
+        faults += calibration_faults(json.loads(folder.path(CALIBRATION).read_bytes()), fitted, on_test)
     if not predictions.equals(desk.tables.read(desk.key("predictions"), candidate.trial)):
         faults.append(f"the table of predictions is not {PREDICTIONS_FILE} of the trial's folder")
     again = f"materialize predictions and metrics of trial {candidate.trial} again"
     return [f"edited or outdated figures: {fault}; {again}" for fault in faults], Evidence(
-        predictions, found["test"], ece
+        predictions, found["test"], on_test.ece
     )
+
+
+def classifier_of(desk: Desk, folder_url: str) -> Classifier:
+    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+
+    local = desk.outputs.at(folder_url).local_folder(*CLASSIFIER_FILES)
+    return load_classifier(local, expect_label_map=desk.inputs.label_map)
+
+
+def predictions_by(desk: Desk, classifier: Classifier, rows: pl.DataFrame) -> pl.DataFrame:
+    """The predictions of another classifier on the images of these predictions."""
+    import polars as pl
+
+    from platform_assets.vision.evaluation import predictions_frame
+    from platform_assets.vision.inference import predict
+
+    boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
+    records = rows.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
+    device = desk.compute.choose(desk.context.log).device
+    logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
+    return predictions_frame(records, logits, desk.inputs.label_map)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from platform_assets.components.evidence_steps import Candidate, Evidence, checks_not_green, unstated_licence
+from platform_assets.components.evidence_steps import (
+    Candidate,
+    Evidence,
+    checks_not_green,
+    classifier_of,
+    predictions_by,
+    unstated_licence,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import polars as pl
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.gate_records import Approval, GateRecord
     from platform_assets.stores.registry import RegisteredVersion
     from platform_assets.vision.gates import ApprovalRule, Comparison, Decision, Finding
-    from platform_assets.vision.models import Classifier
 
 
 def judge(
@@ -72,7 +76,7 @@ def _alone(desk: Desk, candidate: Candidate, evidence: Evidence) -> list[Finding
         size = desk.folder(candidate.trial).manifest().files[WEIGHTS_FILE].bytes / 1e6
         found.append(at_most("max_weights_mb", size, mb, f"the weights take {size:.1f} MB, over {mb:g}"))
     if gate.max_parameters is not None or gate.max_latency_ms is not None:
-        classifier = _classifier(desk, candidate.checkpoint.folder_url)
+        classifier = classifier_of(desk, candidate.checkpoint.folder_url)
         if (limit := gate.max_parameters) is not None:
             count = classifier.parameter_count
             found.append(at_most("max_parameters", count, limit, f"{count:,} parameters, over {limit:,}"))
@@ -110,40 +114,39 @@ def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tu
     import polars as pl
 
     from platform_assets.vision.gate_evidence import compare
-    from platform_assets.vision.gates import Finding, compared
+    from platform_assets.vision.gates import compared
+    from platform_assets.vision.label_map import LabelMapMismatch
 
     folder = desk.outputs.at(incumbent.folder_url)
+    if problems := folder.verify():
+        said = (
+            f"the incumbent, version {incumbent.version}, has a damaged file: {problems[0]}; restore it, or roll back"
+        )
+        return None, [_not_compared(said)]
     fitted_on = pl.read_parquet(folder.path("parts.parquet")).filter(pl.col("split") == "train")["image_id"]
     fresh = (pl.col("part") == "test") & ~pl.col("image_id").is_in(fitted_on.implode())
     challenger = evidence.predictions.filter(fresh)
     if challenger.is_empty():
-        said = "the incumbent was fitted on every image of test, so that nothing compares the two fairly"
-        rule = "max_regression"
-        return None, [Finding(rule=rule, passed=False, measured=None, threshold=0, said=said, otherwise="kept")]
-    theirs = _predictions_of(desk, _classifier(desk, incumbent.folder_url), challenger)
+        return None, [
+            _not_compared("the incumbent was fitted on every image of test, so that nothing compares the two fairly")
+        ]
+    try:
+        classifier = classifier_of(desk, incumbent.folder_url)
+    except LabelMapMismatch as error:
+        cure = "what tells other classes apart is another model: give the experiment another name"
+        return None, [
+            _not_compared(f"the incumbent, version {incumbent.version}, knows other classes: {error}; {cure}")
+        ]
+    theirs = predictions_by(desk, classifier, challenger)
     comparison = compare(challenger, theirs, metric=desk.spec.metric)
     return comparison, compared(comparison, desk.spec.gate, desk.spec.metric)
 
 
-def _classifier(desk: Desk, folder_url: str) -> Classifier:
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+def _not_compared(said: str) -> Finding:
+    """The incumbent stays where nothing shows that the challenger loses no more than it may."""
+    from platform_assets.vision.gates import Finding
 
-    local = desk.outputs.at(folder_url).local_folder(*CLASSIFIER_FILES)
-    return load_classifier(local, expect_label_map=desk.inputs.label_map)
-
-
-def _predictions_of(desk: Desk, classifier: Classifier, rows: pl.DataFrame) -> pl.DataFrame:
-    """The predictions of another classifier on the images of these predictions."""
-    import polars as pl
-
-    from platform_assets.vision.evaluation import predictions_frame
-    from platform_assets.vision.inference import predict
-
-    boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
-    records = rows.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")
-    device = desk.compute.choose(desk.context.log).device
-    logits = predict(classifier, desk.pixels.of(records, classifier.preprocessing), device=device)
-    return predictions_frame(records, logits, desk.inputs.label_map)
+    return Finding(rule="max_regression", passed=False, measured=None, threshold=0, said=said, otherwise="kept")
 
 
 def _approval(desk: Desk, candidate: Candidate, rule: ApprovalRule, approvals: Sequence[Approval]) -> Finding:

@@ -130,9 +130,12 @@ def _short(board: pl.DataFrame) -> pl.DataFrame:
 
 
 def conclusion(board: pl.DataFrame, spec: ExperimentSpec) -> str:
-    """Each variant against the baseline in words; a difference that chance explains is called none."""
+    """Each variant against the baseline in words; a difference in top-1 that chance explains is called none.
+
+    The test is of top-1 whatever the metric is, whose difference stands beside it with its own interval.
+    """
     lines = []
-    seeds = {name: set(variant.seeds or spec.seeds) for name, variant in spec.variants.items()}
+    seeds = {name: {seed for other, seed in spec.trials.values() if other == name} for name in spec.variants}
     for row in board.to_dicts():
         if row["variant"] == spec.baseline:
             continue
@@ -140,9 +143,9 @@ def conclusion(board: pl.DataFrame, spec: ExperimentSpec) -> str:
         certain = row["p_holm"] is not None and row["p_holm"] < 0.05
         said = "differs from" if certain else "shows no significant difference to"
         lines.append(
-            f"- `{row['variant']}` {said} `{spec.baseline}`: {row['difference']:+.4f} {spec.metric} "
-            f"({row['difference_low']:+.4f} to {row['difference_high']:+.4f}), on {shared} shared "
-            f"seed(s), paired test, Holm-corrected p = {row['p_holm']:.3g}"
+            f"- `{row['variant']}` {said} `{spec.baseline}` in top-1 (paired test, Holm-corrected p = {row['p_holm']:.3g}, "
+            f"on {shared} shared seed(s)); {spec.metric} {row['difference']:+.4f} ({row['difference_low']:+.4f} to "
+            f"{row['difference_high']:+.4f})"
         )
     lines += [
         f"- `{backbone}` is finetuned without a linear probe beside it since {waiver.date}: {waiver.reason}"

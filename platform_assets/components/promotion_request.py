@@ -34,12 +34,16 @@ class BadRequest(ValueError):
 
 
 def candidate_of(desk: Desk, request: PromotionRequest) -> Candidate:
-    """The trial that val chooses, or the one that is asked for. Raises BadRequest."""
+    """The trial that val chooses, or the one that is asked for. Raises BadRequest, and ComparisonError where val cannot
+    choose because the trials are not comparable."""
     import polars as pl
 
+    from platform_assets.vision.comparability import require_comparable
     from platform_assets.vision.comparison import choose_champion
 
     rows = metrics_rows(desk.spec, desk.tables)
+    if request.trial is None:
+        require_comparable(rows)
     chosen = choose_champion(rows, metric=desk.spec.metric)
     trial, choice = chosen.trial, chosen.reason
     if request.trial is not None:

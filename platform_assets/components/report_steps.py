@@ -159,7 +159,10 @@ def _serving(spec: ExperimentSpec, tables: Tables) -> Serving | None:
 
 
 def gate_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:
-    """The verdict, which holds unless the candidate is refused, and each rule that it follows from."""
+    """The verdict, which holds unless the candidate is refused, and each rule that it follows from.
+
+    That the candidate serves already is no failure: nothing changed since it was let through.
+    """
     from platform_assets.vision.cards.report_facts import Outcome
 
     if not tables.exists([*spec.key, "champion"]):
@@ -180,7 +183,9 @@ def _rule(finding: dict[str, Any]) -> Outcome:
 
     passed, measured = finding["passed"], finding["measured"]
     figures = "" if measured is None else f"{measured:.4g} measured, threshold {finding['threshold']:.4g}"
-    return Outcome(name=finding["rule"], passed=passed, said=figures if passed else finding["said"])
+    serves_already = finding["rule"] == "is_not_the_incumbent" and not passed
+    holds = None if serves_already else passed
+    return Outcome(name=finding["rule"], passed=holds, said=figures if passed else finding["said"])
 
 
 def trial_outcomes(spec: ExperimentSpec, tables: Tables) -> list[Outcome]:

@@ -141,6 +141,12 @@ def rolled_back(records: Sequence[GateRecord], checkpoint_id: str) -> GateRecord
     return None
 
 
+def brought_into_service(records: Sequence[GateRecord], checkpoint_id: str) -> GateRecord | None:
+    """The last record by which a checkpoint was promoted; None of one that older code promoted."""
+    promoted = [r for r in records if r.verdict == "promoted" and r.candidate.checkpoint_id == checkpoint_id]
+    return promoted[-1] if promoted else None
+
+
 def waiting(records: Sequence[GateRecord]) -> list[Side]:
     """The candidates that were held when they were last judged, the latest last."""
     held: dict[str, Side] = {}

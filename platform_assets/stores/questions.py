@@ -15,6 +15,8 @@ WITH scored AS (
     FROM metrics m
     JOIN (SELECT DISTINCT dataset, experiment, metric FROM leaderboard) board USING (dataset, experiment)
 )"""
+# What a leaderboard asks to be equal beside the images (comparability.py).
+_COMPARED = "dataset_version, label_map_checksum, protocol, metric_code"
 
 
 class Question(NamedTuple):
@@ -26,19 +28,20 @@ class Question(NamedTuple):
 
 QUESTIONS = {
     "best": Question(
-        "The best variant of each dataset, by its mean val metric over seeds. Variants are compared where metric, label map "
-        "and the images of val and test are the same; other sets of images are other rows.",
+        "The best variant of each dataset, by its mean val metric over seeds. Variants are compared where a leaderboard would "
+        "rank them: metric, dataset version, label map, preprocessing, code of the metrics, and the images of val and test "
+        "are the same; what differs in them is another row.",
         _SCORED
-        + """, variants AS (
+        + f""", variants AS (
     SELECT dataset, experiment, metric, variant, count(*) AS seeds, avg(val) AS val_mean, avg(test) AS test_mean,
-        label_map_checksum, list(DISTINCT val_ids_sha256 || test_ids_sha256 ORDER BY val_ids_sha256 || test_ids_sha256) AS images,
+        {_COMPARED}, list(DISTINCT val_ids_sha256 || test_ids_sha256 ORDER BY val_ids_sha256 || test_ids_sha256) AS images,
         min(test_images) AS test_images
-    FROM scored GROUP BY dataset, experiment, metric, variant, label_map_checksum
+    FROM scored GROUP BY dataset, experiment, metric, variant, {_COMPARED}
 )
 SELECT dataset, metric, arg_max(experiment, val_mean) AS experiment, arg_max(variant, val_mean) AS variant,
     max(val_mean) AS val_mean, arg_max(test_mean, val_mean) AS test_mean, arg_max(seeds, val_mean) AS seeds,
     count(*) AS variants, min(test_images) AS test_images
-FROM variants GROUP BY dataset, metric, label_map_checksum, images ORDER BY dataset, metric, val_mean DESC
+FROM variants GROUP BY dataset, metric, {_COMPARED}, images ORDER BY dataset, metric, val_mean DESC
 """,
     ),
     "seed-spread": Question(

@@ -49,7 +49,8 @@ class Calibration(BaseModel):
 class CalibrationReport(BaseModel):
     """The same on images that it was not fitted on. `ece` has 15 equal bins, `adaptive_ece` 15 of as many images each.
 
-    `covered_low` and `covered_high` are where `covered` lies 95 times in 100 when val and these images are of one kind.
+    `covered_low` and `covered_high` are where `covered` lies 95 times in 100 when val and these images are of one kind. It is
+    above where the likeliest label alone is right more often than the coverage asks: a set always has it.
     `answered_right` is None where nothing is answered.
     """
 

@@ -19,14 +19,16 @@ RAPS_PENALTY, RAPS_FREE_RANKS = 0.01, 5
 def label_scores(probabilities_nk: Floats, method: SetMethod) -> NDArray[np.float64]:
     """How little each label fits each image, [n, k]; a set holds the labels up to a threshold.
 
-    lac: 1 - p (Sadinle et al. 2019, arXiv 1609.00451). aps: the probability of the label and of all likelier ones (Romano
-    et al. 2020, arXiv 2006.02544), without its random part, so that one image has one set. raps: the same and 0.01 for
+    lac: 1 - p (Sadinle et al. 2019, arXiv 1609.00451). aps: the probability of all likelier labels (Romano et al. 2020,
+    arXiv 2006.02544), the random part u at 0, so that one image has one set and the likeliest label, whose score is 0, is
+    always in it; with u at 1 sets that hold it all the same cover 0.99 where 0.9 is asked for. raps: the same and 0.01 for
     every rank past the fifth (Angelopoulos et al. 2021, arXiv 2009.14193). Equals go to the smaller index, as in top-1.
     """
     if method == "lac":
         return np.asarray(1 - probabilities_nk, dtype=np.float64)
     order_nk = np.argsort(-probabilities_nk, axis=1, kind="stable")
-    scores_nk = np.take_along_axis(probabilities_nk, order_nk, axis=1).cumsum(axis=1, dtype=np.float64)
+    ordered_nk = np.take_along_axis(probabilities_nk, order_nk, axis=1).astype(np.float64)
+    scores_nk = np.hstack([np.zeros((len(ordered_nk), 1)), ordered_nk.cumsum(axis=1)[:, :-1]])
     if method == "raps":
         ranks_k = np.arange(1, scores_nk.shape[1] + 1)
         scores_nk = scores_nk + RAPS_PENALTY * np.maximum(0, ranks_k - RAPS_FREE_RANKS)
@@ -48,7 +50,7 @@ def conformal_rank(images: int, coverage: float) -> int:
 
 
 def prediction_sets(probabilities_nk: Floats, threshold: float, method: SetMethod) -> NDArray[np.bool_]:
-    """[n, k]: the labels whose score is at most the threshold, and the likeliest one always."""
+    """[n, k]: the labels whose score is at most the threshold, and the likeliest one always (aps and raps have it anyway)."""
     sets_nk = label_scores(probabilities_nk, method) <= threshold
     sets_nk[np.arange(len(sets_nk)), probabilities_nk.argmax(axis=1)] = True
     return sets_nk

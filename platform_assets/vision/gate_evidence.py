@@ -19,9 +19,12 @@ from platform_assets.vision.recipes import MetricName
 from platform_assets.vision.scores import SCORES, count
 
 if TYPE_CHECKING:
+    from platform_assets.vision.calibration import Calibration, CalibrationReport
     from platform_assets.vision.models import Classifier
 
 _TOLERANCE = 1e-6  # of a figure that another machine computed
+_FITTED_TOLERANCE = 1e-3  # of what a search found there
+_LABELS_ROUNDED = 0.02  # share of images near the edge of two classes
 _KEY = ["image_id", "part", "truth"]
 
 
@@ -50,6 +53,17 @@ def split_faults(predictions: pl.DataFrame, records: pl.DataFrame, fitted_on: pl
     return faults
 
 
+def label_faults(predictions: pl.DataFrame, again: pl.DataFrame) -> list[str]:
+    """Whether more labels differ than rounding explains: over one in fifty, and more than one."""
+    joined = predictions.join(again, on="image_id", suffix="_again", maintain_order="left")
+    differ = joined.filter(pl.col("prediction_index") != pl.col("prediction_index_again"))
+    if differ.height <= max(1, _LABELS_ROUNDED * predictions.height):
+        return []
+    first = differ.row(0, named=True)
+    said = f"{first['path']} is {first['prediction']!r} there and {first['prediction_again']!r} by the weights"
+    return [f"{differ.height} of {predictions.height} images of test get another label by the weights; {said}"]
+
+
 def figure_faults(row: Mapping[str, Any], said: Mapping[str, Any], found: Mapping[str, Metrics]) -> list[str]:
     """Figures of the metrics table's row, and of metrics.json (`said`), that the predictions do not give. `found` goes by
     part and is computed from the predictions."""
@@ -67,6 +81,17 @@ def figure_faults(row: Mapping[str, Any], said: Mapping[str, Any], found: Mappin
     return faults
 
 
+def calibration_faults(said: Mapping[str, Any], fitted: Calibration, on_test: CalibrationReport) -> list[str]:
+    """What calibration.json says of how sure the model is, and what it is served with, that val and test do not give."""
+    faults = []
+    for name, value in fitted.model_dump().items():
+        if not _same(written := said["calibration"].get(name), value, tolerance=_FITTED_TOLERANCE):
+            faults.append(_differs(f"calibration.json says {name}", written, value))
+    if not _same(written := said["on_test"]["ece"], on_test.ece):
+        faults.append(f"calibration.json says an ECE of {written}, the predictions give {on_test.ece}")
+    return faults
+
+
 def _columns(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by the name that a column has: an interval stands in two."""
     flat = dict(figures)
@@ -81,13 +106,13 @@ def _differs(what: str, said: Any, found: Any) -> str:
     return f"{what} {said}, the predictions give {found}" if brief else f"{what} other than the predictions give"
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: Any, *, tolerance: float = _TOLERANCE) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= _TOLERANCE
+        return abs(one - other) <= tolerance
     return bool(one == other)
 
 

@@ -52,6 +52,5 @@ def test_bench_coverage__lies_in_its_band_as_often_as_it_should(tmp_path: Path, 
         inside = frame.select(pl.col("covered").is_between("covered_low", "covered_high").mean()).item()
         covered, size = frame["covered"].mean(), frame["mean_set_size"].mean()
         print(f"| {sets} | {images}, {len(truth_n) - images} | {covered:.4f} | {inside:.3f} | {size:.2f} |")
-        if sets == "lac":  # the others have no random part, and cover more than they must
-            assert 0.93 <= inside <= 0.97
+        assert 0.93 <= inside <= 0.98
         assert covered >= 0.9 - 0.002

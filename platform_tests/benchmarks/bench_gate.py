@@ -36,8 +36,7 @@ def test_gate__promotes_as_often_as_it_says(difference: float, least: float, mos
     random, promoted, plain = np.random.default_rng(0), 0, 0
     for _ in range(REPETITIONS):
         one, other = pair(difference, random)
-        groups = one.select("image_id", group=pl.lit(None, pl.String))
-        found = compare(one, other, metric="top1", groups=groups)
+        found = compare(one, other, metric="top1")
         promoted += decide(compared(found, Gate(max_regression=MARGIN), "top1"), summary="").verdict == "promoted"
         plain += found.challenger - found.incumbent >= -MARGIN
     print(

@@ -84,6 +84,7 @@ def _metrics(trial: str, variant: int, seed: int, random: np.random.Generator) -
         "val_ids_sha256": "v" * 64,
         "test_ids_sha256": "t" * 64,
         "test_images": 7500,
+        **{"dataset_version": "d" * 16, "protocol": '{"resize": "squash"}', "metric_code": "c" * 12},
     }
     return pl.DataFrame([row])
 

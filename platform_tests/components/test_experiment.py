@@ -132,6 +132,8 @@ def test_experiment__again_trains_nothing_and_says_so(finished: Project, capfd: 
     assert {t: _row(finished, "checkpoint", t) for t in before} == before
     assert "nothing changed, checkpoint" in capfd.readouterr().err
     assert _row(finished, "champion")["verdict"] == "kept"
+    card = (finished.data / "cards/photos/first/model_card.md").read_text()
+    assert "\n\nGate: promoted: " in card, "what let it through, not that it met itself"
 
 
 def test_experiment__versions_do_not_depend_on_how_many_trials_run_together(finished: Project) -> None:

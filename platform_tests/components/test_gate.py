@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.tables import Tables
+from platform_assets.vision.comparability import Comparability
 from platform_assets.vision.gates import Gate
+from platform_tests.components.forgeries import forged
 from platform_tests.components.projects import (
     CNN,
     Project,
@@ -195,6 +198,15 @@ def test_gate__edited_predictions_are_found_in_the_table_and_in_the_calibration(
     assert "the table of predictions is not predictions.parquet of the trial's folder" in reason
 
 
+def test_gate__predictions_that_the_weights_do_not_make_are_refused(gate: Project) -> None:
+    """Every file and table said that it is always right, in agreement, and a model that is hardly trained served."""
+    paths, forge = forged(Tables(gate.data / "tables"), folder_of(gate, "bad__s0"), KEY, "bad__s0")
+    with put_back(*paths):
+        forge()
+        reason = refused(gate, "bad__s0", "predictions_follow_from_weights")
+    assert "of 15 images of test get another label by the weights" in reason
+
+
 def test_gate__a_differently_split_evaluation_is_refused(gate: Project) -> None:
     """One image of val was evaluated as one of test, everywhere consistently."""
     tables, folder = Tables(gate.data / "tables"), folder_of(gate, "longer__s0")
@@ -247,6 +259,18 @@ def test_gate__an_evaluation_of_another_checkpoint_is_stale(gate: Project) -> No
         reason = refused(gate, "bad__s0", "evaluation_is_current")
     assert f"stale evaluation: its metrics are of checkpoint {old}, the trial's is {new} now" in reason
     assert f"checkpoint {new} has no predictions.parquet and no metrics.json" in reason
+
+
+def test_gate__val_does_not_choose_among_trials_that_are_not_comparable(gate: Project) -> None:
+    """The leaderboard refused to rank them, and the champion was chosen by the same figures all the same."""
+    tables = Tables(gate.data / "tables")
+    row = tables.read([*KEY, "metrics"], "bad__s0")
+    parts = row.select(*Comparability.model_fields).row(0, named=True) | {"metric_code": "0ld"}
+    changed = {name: pl.lit(value) for name, value in Comparability(**parts).columns.items()}
+    with put_back(tables.root / "photos/first/metrics/bad__s0.parquet"):
+        tables.write([*KEY, "metrics"], row.with_columns(**changed), "bad__s0")
+        assert "have different code of their metrics" in failure(judge(gate, None))
+    assert aliases(gate)["champion"] == "good__s0"
 
 
 def test_gate__data_without_a_licence_is_refused(gate: Project) -> None:
@@ -415,3 +439,38 @@ def test_gate__a_crash_while_the_aliases_move_leaves_one_model_and_the_next_run_
     assert judge(gate, "longer__s0").success
     assert last(gate).verdict == ("kept" if moved else "promoted")
     assert aliases(gate) == {"champion": "longer__s0", "previous_champion": "good__s0"}
+
+
+def test_gate__a_damaged_incumbent_is_beaten_by_nobody(gate: Project) -> None:
+    """Its weights were read as they were: whoever spoils them lets a worse model pass."""
+    weights = folder_of(gate, "good__s0").path("ckpt.safetensors")
+    with put_back(weights):
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        judge(gate, "longer__s0")
+    assert (last(gate).verdict, aliases(gate)["champion"]) == ("kept", "good__s0")
+    assert "the incumbent, version 1, has a damaged file: " in last(gate).reason
+    assert "ckpt.safetensors has changed" in last(gate).reason
+
+
+def test_gate__an_incumbent_of_other_classes_is_compared_with_nothing(gate: Project) -> None:
+    """A class more in the data, and every judgement ended with an error and without a record."""
+    images, anew = gate.folder.parent / "images", f'key:"photos/source" or {RECORDS}'
+    known = len(records(gate))
+    shutil.copytree(images / "red", images / "white")
+    for picture in (images / "white").iterdir():
+        picture.write_bytes(picture.read_bytes() + b"white")
+    try:
+        gate.materialize(anew)
+        assert Tables(gate.data / "tables").read(["photos", "label_map"]).height == 4
+        gate.materialize(TRIAL, partitions=("longer__s0", "longer__s0"))
+        result = judge(gate, "longer__s0")
+        assert [each.verdict for each in records(gate)[known:]] == ["kept"]
+        assert result.success
+        assert "knows other classes: " in last(gate).reason
+        assert aliases(gate)["champion"] == "good__s0"
+        assert "challenger" not in aliases(gate)
+    finally:
+        shutil.rmtree(images / "white")
+        gate.materialize(anew)
+        gate.materialize(TRIAL, partitions=("longer__s0", "longer__s0"))

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import main
+from platform_assets.components.champion_steps import ChampionRow
+from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.project_specs import experiments
 from platform_assets.components.report_steps import gate_outcomes
 from platform_assets.stores.outputs import OutputFolder, Outputs
@@ -145,6 +147,22 @@ def test_gate_outcomes__of_a_champion_that_older_code_judged_are_its_verdict(rep
         assert [(outcome.name, outcome.passed) for outcome in gate_outcomes(spec, tables)] == [("verdict", True)]
     finally:
         tables.write(key, row)
+
+
+def test_gate_outcomes__a_candidate_that_serves_already_is_no_failure(tmp_path: Path) -> None:
+    """Every run with nothing changed failed a test case in CI."""
+    spec = ExperimentSpec.model_validate(experiment_yaml()["attributes"])
+    tables, key = Tables(tmp_path), ["photos", "first"]
+    said = {"measured": 1.0, "threshold": 0.0, "otherwise": "kept", "passed": False}
+    rules = [
+        {"rule": "is_not_the_incumbent", "said": "the incumbent is this very checkpoint", **said},
+        {"rule": "max_regression", "said": "a loss is not ruled out", **said},
+    ]
+    tables.write([*key, "gate_records"], pl.DataFrame({"rules": [rules]}), "a-record")
+    texts = dict.fromkeys(ChampionRow.model_fields, "x") | {"version": 1, "verdict": "kept", "gate_record": "a-record"}
+    tables.write([*key, "champion"], pl.DataFrame([texts]))
+    found = {outcome.name: outcome.passed for outcome in gate_outcomes(spec, tables)}
+    assert found == {"verdict": True, "is_not_the_incumbent": None, "max_regression": False}
 
 
 def test_report_command__refuses_a_leaderboard_of_other_trials(

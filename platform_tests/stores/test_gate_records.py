@@ -16,6 +16,7 @@ from platform_assets.stores.gate_records import (
     GateRecords,
     RecordExists,
     Side,
+    brought_into_service,
     cut_off,
     rolled_back,
     waiting,
@@ -146,3 +147,17 @@ def test_cut_off__a_decision_after_which_another_model_served() -> None:
     assert cut_off(made[:2], "b" * 16) == set()
     assert cut_off(made[:2], "a" * 16) == {made[1].id}
     assert cut_off([], None) == set()
+
+
+def test_brought_into_service__is_the_promotion_of_what_serves_and_not_the_last_decision() -> None:
+    """The model card of a said of how b was chosen, and that b was refused."""
+    decisions = [
+        record(0, "promoted", "a", None, choice="a is best"),
+        record(1, "refused", "b", "a", choice="b is best"),
+    ]
+    found = brought_into_service(decisions, "a" * 16)
+    assert found is not None
+    assert (found.choice, found.verdict) == ("a is best", "promoted")
+    assert brought_into_service(decisions, "b" * 16) is None
+    back = [*decisions, record(2, "promoted", "b", "a"), record(3, "rolled_back", "a", "b")]
+    assert brought_into_service(back, "a" * 16) == decisions[0]

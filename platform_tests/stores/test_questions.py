@@ -46,8 +46,16 @@ def write(tables: Tables, key: tuple[str, str], metric: str, variants: Mapping[s
             row |= {f"val_{metric}": score - 0.1, f"test_{metric}": score, "label_map_checksum": "m"}
             row |= {f"{part}_{name}": 0.0 for part in ("val", "test") for name in others}
             row |= {"val_ids_sha256": "v", "test_ids_sha256": "t", "test_images": 100}
+            row |= {"dataset_version": "1", "protocol": "squash", "metric_code": "c"}
             tables.write((*key, "metrics"), pl.DataFrame([row | more.get(variant, {})]), f"{variant}__s{seed}")
     tables.write((*key, "leaderboard"), pl.DataFrame({"variant": list(variants), "metric": metric}))
+
+
+@pytest.mark.parametrize("part", ["dataset_version", "protocol", "metric_code"])
+def test_best__does_not_rank_what_a_leaderboard_would_not(tables: Tables, runs: Runs, part: str) -> None:
+    write(tables, ("elpv", "probes"), "top1", {"cnn": [0.80]})
+    write(tables, ("elpv", "networks"), "top1", {"tuned": [0.83]}, tuned={part: "another"})
+    assert [row["variant"] for row in answers("best", tables, runs)] == ["tuned", "cnn"]
 
 
 def test_best__of_each_dataset_by_val_over_seeds_across_experiments(tables: Tables, runs: Runs) -> None:

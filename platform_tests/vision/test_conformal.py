@@ -39,10 +39,10 @@ class GivenProbabilities(ClassifierMixin, BaseEstimator):
         return True
 
 
-def drawn(images: int, classes: int, seed: int) -> tuple[Any, Any]:
+def drawn(images: int, classes: int, seed: int, concentration: float = 0.4) -> tuple[Any, Any]:
     """Probabilities, and truths that come as often as those say."""
     random = np.random.default_rng(seed)
-    probabilities_nk = random.dirichlet(np.full(classes, 0.4), size=images)
+    probabilities_nk = random.dirichlet(np.full(classes, concentration), size=images)
     truth_n = (random.random((images, 1)) > probabilities_nk.cumsum(axis=1)).sum(axis=1)
     return probabilities_nk, np.minimum(truth_n, classes - 1)
 
@@ -73,9 +73,9 @@ def test_sets__take_labels_in_turn_up_to_the_threshold(method: Any) -> None:
     for probabilities_k, found_k in zip(test_nk, sets_nk, strict=True):
         total, wanted = 0.0, set[int]()
         for rank, label in enumerate(sorted(range(9), key=lambda k: -probabilities_k[k]), start=1):
-            total += probabilities_k[label]
-            if total + penalty * max(0, rank - 5) <= threshold or rank == 1:
+            if total + penalty * max(0, rank - 5) <= threshold:
                 wanted.add(label)
+            total += probabilities_k[label]
         assert set(np.flatnonzero(found_k)) == wanted
 
 
@@ -83,25 +83,24 @@ def test_scores__by_hand() -> None:
     probabilities_nk = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]])
     assert label_scores(probabilities_nk, "lac") == pytest.approx(1 - probabilities_nk)
     # Equals: the smaller index first.
-    assert label_scores(probabilities_nk, "aps") == pytest.approx(np.array([[1.0, 0.5, 0.8], [0.4, 1.0, 0.8]]))
+    assert label_scores(probabilities_nk, "aps") == pytest.approx(np.array([[0.8, 0.0, 0.5], [0.0, 0.8, 0.4]]))
     eight = np.full((1, 8), 1 / 8)
     penalties = [0, 0, 0, 0, 0, 0.01, 0.02, 0.03]
-    assert label_scores(eight, "raps")[0] == pytest.approx(np.arange(1, 9) / 8 + penalties)
+    assert label_scores(eight, "raps")[0] == pytest.approx(np.arange(8) / 8 + penalties)
 
 
+@pytest.mark.parametrize("concentration", [0.4, 0.1])
 @pytest.mark.parametrize("method", ["lac", "aps", "raps"])
-def test_sets__hold_the_truth_as_often_as_stated(method: Any) -> None:
+def test_sets__hold_the_truth_as_often_as_stated(method: Any, concentration: float) -> None:
+    """Of a classifier that is sure and of one that is not: sets that held the likeliest label beyond their rule covered 0.92."""
     found = []
     for seed in range(200):
-        (val_nk, truth_n), (test_nk, test_truth_n) = drawn(200, 12, seed), drawn(200, 12, 10_000 + seed)
+        (val_nk, truth_n), (test_nk, test_truth_n) = (drawn(200, 12, s, concentration) for s in (seed, 10_000 + seed))
         threshold = set_threshold(val_nk, truth_n, coverage=0.9, method=method)
         found.append(prediction_sets(test_nk, threshold, method)[np.arange(200), test_truth_n].mean())
-    # Sets hold the likeliest label always, so that they may cover more than asked for.
-    assert 0.895 < np.mean(found) < 0.93
+    assert 0.895 < np.mean(found) < 0.915
     low, high = coverage_band(200, 200, 0.9)
-    assert np.mean(np.array(found) >= low) > 0.95
-    if method == "lac":
-        assert 0.92 < np.mean([low <= share <= high for share in found]) <= 1.0
+    assert 0.92 < np.mean([low <= share <= high for share in found]) <= 1.0
 
 
 def test_threshold__too_few_images_give_sets_of_all_labels() -> None:

@@ -12,14 +12,24 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from platform_assets.vision.calibration import calibrate, report
 from platform_assets.vision.comparison import ComparisonError
-from platform_assets.vision.evaluation import compute_metrics, predictions_frame
-from platform_assets.vision.gate_evidence import compare, figure_faults, latency_ms, lowest_class, split_faults
+from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.gate_evidence import (
+    calibration_faults,
+    compare,
+    figure_faults,
+    label_faults,
+    latency_ms,
+    lowest_class,
+    split_faults,
+)
 from platform_assets.vision.gates import ClassFloor
 from platform_assets.vision.label_map import LabelMap
 from platform_assets.vision.metrics import Metrics
 from platform_assets.vision.models import build_classifier
 from platform_assets.vision.preprocessing import Preprocessing
+from platform_assets.vision.uncertainty_options import UncertaintyOptions
 
 ABC = LabelMap(names=("a", "b", "c"))
 
@@ -165,6 +175,38 @@ def test_figure_faults__an_edit_in_any_place_is_found() -> None:
     # What is not there says nothing of a figure that there is none of.
     there = [value for value in said["test"].values() if value is not None]
     assert len(figure_faults(row, {}, {"test": metrics})) == len(there)
+
+
+@pytest.mark.parametrize(("differing", "found"), [(0, 0), (2, 0), (3, 1), (60, 1)])
+def test_label_faults__are_more_labels_than_rounding_changes(differing: int, found: int) -> None:
+    truth_n = np.arange(100) % 3
+    one, other = predicted(truth_n, truth_n), predicted(truth_n, (truth_n + (np.arange(100) < differing)) % 3)
+    faults = label_faults(one, other.reverse())
+    assert len(faults) == found
+    if found:
+        assert f"{differing} of 100 images of test get another label by the weights; test0000 is 'a' there" in faults[0]
+
+
+def test_calibration_faults__what_a_model_is_served_with_is_that_of_the_predictions_and_of_the_yaml() -> None:
+    """Only the ECE was compared: another temperature, threshold of sets or coverage was served."""
+    truth_n, one_n, _ = drawn(90, 3)
+    frame = pl.concat([predicted(truth_n, one_n, part=part) for part in ("val", "test")])
+    fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
+    on_test = report(fitted, *logits_and_truth(frame, "test"))
+    said = {"calibration": fitted.model_dump(mode="json"), "on_test": on_test.model_dump(mode="json")}
+    assert calibration_faults(said, fitted, on_test) == []
+    edited = {**said, "calibration": {**said["calibration"], "temperature": 9.0}}
+    assert calibration_faults(edited, fitted, on_test) == [
+        f"calibration.json says temperature 9.0, the predictions give {fitted.temperature}"
+    ]
+    stricter = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions(coverage=0.99))
+    assert "calibration.json says coverage 0.9, the predictions give 0.99" in calibration_faults(
+        said, stricter, on_test
+    )
+    assert (
+        "says an ECE of 0.5, the predictions give"
+        in calibration_faults({**said, "on_test": {**said["on_test"], "ece": 0.5}}, fitted, on_test)[0]
+    )
 
 
 def test_latency_ms__is_that_of_one_image() -> None:

@@ -134,7 +134,9 @@ def _results_text(facts: ModelCardFacts) -> str:
         *((name, getattr(test, name), getattr(val, name)) for name in more),
         ("images", test.images, val.images),
     ]
-    note = "Intervals are 95 % bootstraps over images. Val made the choices, so its figures flatter; test made none."
+    grouped = test.units is not None and test.units < test.images
+    over = f"{test.units:,} groups of images" if grouped else "images"
+    note = f"Intervals are 95 % bootstraps over {over}. Val made the choices, so its figures flatter; test made none."
     return f"{table(['figure', 'test', 'val'], rows)}\n\n{note}"
 
 
@@ -150,7 +152,10 @@ def _certainty_text(found: CalibrationReport | None) -> str:
         ("of those right", found.answered_right),
     ]
     band = f"{found.covered_low:.3f} to {found.covered_high:.3f}"
-    note = f"Where test is like val, sets hold the truth of a share of {band}, 95 times in 100."
+    note = (
+        f"Where test is like val, sets hold the truth of a share of {band}, 95 times in 100, and of more where the likeliest "
+        "label, which a set always has, is right more often by itself."
+    )
     return f"{table(['figure', 'test'], rows)}\n\n{note}"
 
 

@@ -146,3 +146,10 @@ def test_model_card__says_how_sure_the_model_is_or_that_nobody_measured() -> Non
     text = model_card(facts)
     assert f"| labels a set | {facts.certainty.mean_set_size:.4f} |" in text
     assert "## Certainty\n\nNot measured." in model_card(_model_facts(certainty=None))
+
+
+def test_model_card__says_what_its_intervals_are_drawn_over() -> None:
+    facts = _model_facts()
+    assert "95 % bootstraps over images." in model_card(facts)
+    grouped = facts.test.model_copy(update={"units": 3})
+    assert "95 % bootstraps over 3 groups of images." in model_card(_model_facts(test=grouped))
