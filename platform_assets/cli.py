@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from platform_assets.backbones_cli import backbones
-from platform_assets.columns import print_columns
-from platform_assets.data_cli import data
-from platform_assets.lr_cli import lr_find
-from platform_assets.registry_cli import history, promote, rollback
-from platform_assets.replay_cli import replay
-from platform_assets.report_cli import report
-from platform_assets.results_cli import results
+from platform_assets.commands.backbones import backbones
+from platform_assets.commands.columns import print_columns
+from platform_assets.commands.data import data
+from platform_assets.commands.lr_find import lr_find
+from platform_assets.commands.registry import history, promote, rollback
+from platform_assets.commands.replay import replay
+from platform_assets.commands.report import report
+from platform_assets.commands.results import results
+from platform_assets.commands.sql import sql
+from platform_assets.commands.stamp import stamp
 from platform_assets.settings import quiet_environment
-from platform_assets.sql_cli import sql
-from platform_assets.stamp_cli import stamp
 
 if TYPE_CHECKING:
     from platform_assets.components.experiment_spec import ExperimentSpec
@@ -85,7 +85,7 @@ def materialize(what: str, trial: str | None) -> None:
 @main.command()
 def demo() -> None:
     """Materialize the shipped solar-cell experiment and say where its results are."""
-    from platform_assets.results import print_results
+    from platform_assets.commands.finished import print_results
 
     command = materialize_command("/".join(DEMO), None, with_dataset=True)
     click.echo(f"$ {shlex.join(command)}", err=True)
@@ -98,7 +98,7 @@ def demo() -> None:
 def doctor() -> None:
     """Say what this machine has, what Kestrel chooses on it, and why; exits with 1 when something will not work."""
     from platform_assets.settings import Settings
-    from platform_assets.vision.machine import inspect_machine
+    from platform_assets.vision.machine.survey import inspect_machine
 
     settings = Settings()
     found = inspect_machine(settings.data_dir, settings.device)

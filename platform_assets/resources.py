@@ -10,17 +10,17 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.settings import Settings
-from platform_assets.vision.devices import RequestedDevice, RequestedEngine, choose_device
+from platform_assets.vision.machine.devices import RequestedDevice, RequestedEngine, choose_device
 
 if TYPE_CHECKING:
     from platform_assets.stores.embeddings import EmbeddingCache
     from platform_assets.stores.outputs import Outputs
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.devices import DeviceChoice
-    from platform_assets.vision.pixel_cache import PixelCache
-    from platform_assets.vision.sources import Format
-    from platform_assets.vision.weight_files import WeightPlaces
+    from platform_assets.vision.datasets.sources import Format
+    from platform_assets.vision.images.pixel_cache import PixelCache
+    from platform_assets.vision.machine.devices import DeviceChoice
+    from platform_assets.vision.networks.weight_files import WeightPlaces
 
 
 class TablesResource(dg.ConfigurableResource[Any]):
@@ -96,12 +96,12 @@ class FilesResource(dg.ConfigurableResource[Any]):
         return Path(self.data, "cache", "decoded")
 
     def weight_places(self) -> WeightPlaces:
-        from platform_assets.vision.weight_files import WeightPlaces
+        from platform_assets.vision.networks.weight_files import WeightPlaces
 
         return WeightPlaces(Path(self.root), Path(self.data))
 
     def pixel_cache(self) -> PixelCache | None:
-        from platform_assets.vision.pixel_cache import PixelCache
+        from platform_assets.vision.images.pixel_cache import PixelCache
 
         most_bytes = self.pixel_cache_bytes()
         return PixelCache(self.pixel_cache_folder(), max_bytes=most_bytes) if most_bytes else None

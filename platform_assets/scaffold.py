@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from platform_assets.instance import write_env
-from platform_assets.vision.backbones import get_backbone
+from platform_assets.vision.recipes.backbones import get_backbone
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROBE_BACKBONE = "tf_efficientnet_lite0"

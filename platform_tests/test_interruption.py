@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from platform_assets.executors import KILLED
-from platform_tests.commands import copied, done, edit, instance_of, launch_backfill, started, until, user_interface
 from platform_tests.components.projects import give_database, write_images
+from platform_tests.processes import copied, done, edit, instance_of, launch_backfill, started, until, user_interface
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

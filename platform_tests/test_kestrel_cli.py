@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import experiment_named, main
-from platform_tests.commands import done, edit
 from platform_tests.components.projects import give_database, write_images
+from platform_tests.processes import done, edit
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 1, "warmup_epochs": 0}}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.metrics import ClassMetrics
+    from platform_assets.vision.evaluation.metrics import ClassMetrics
 
 BASELINE_TABLE = (
     "The linear probes, one row a seed, as Parquet, CSV and JSON: backbone, normalization, resolution, head, checkpoint, "
@@ -69,9 +69,9 @@ def baseline_table(spec: ExperimentSpec, tables: Tables, outputs: Outputs, runs:
 
 def _row(probe: dict[str, Any], folder: OutputFolder, finetune: dict[str, Any] | None, runs: Runs) -> dict[str, Any]:
     from platform_assets.stores.manifests import WEIGHTS_NAME
-    from platform_assets.vision.backbones import get_backbone
-    from platform_assets.vision.metrics import Metrics
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.evaluation.metrics import Metrics
+    from platform_assets.vision.recipes.backbones import get_backbone
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
     trial = ResolvedTrial.model_validate_json(folder.path("config.json").read_bytes())
     test = Metrics.model_validate(json.loads(folder.path("metrics.json").read_bytes())["test"])

@@ -29,9 +29,9 @@ def model_card_facts(
 
     from platform_assets.stores.gate_records import brought_into_service
     from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance
-    from platform_assets.vision.checkpoints import read_label_map, read_trial
-    from platform_assets.vision.exporting import ParityReport
-    from platform_assets.vision.metrics import Metrics
+    from platform_assets.vision.evaluation.metrics import Metrics
+    from platform_assets.vision.networks.checkpoints import read_label_map, read_trial
+    from platform_assets.vision.networks.exporting import ParityReport
 
     local = folder.local_folder("config.json", "labelmap.json")
     metrics = json.loads(folder.path("metrics.json").read_bytes())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.stores.gate_records import GateRecord, GateRecords, Side
     from platform_assets.stores.registry import RegisteredVersion
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.gates import Decision
+    from platform_assets.vision.evaluation.gates import Decision
 
 CHAMPION = (
     "The checkpoint in service, chosen on val and let through by the gate on test, with the reason; registered in MLflow "
@@ -222,9 +222,9 @@ def _result(desk: Desk, row: ChampionRow, record: GateRecord, records: list[Gate
 
 def _figures_in_service(desk: Desk, row: ChampionRow) -> dict[str, Any]:
     """What the model in service reached on its own test images, from its own folder."""
-    from platform_assets.vision.checkpoints import read_label_map
-    from platform_assets.vision.metrics import Metrics
-    from platform_assets.vision.plots import confusion_matrix
+    from platform_assets.vision.evaluation.metrics import Metrics
+    from platform_assets.vision.networks.checkpoints import read_label_map
+    from platform_assets.vision.views.plots import confusion_matrix
 
     folder = desk.outputs.at(row.folder_url)
     test = Metrics.model_validate(json.loads(folder.path("metrics.json").read_bytes())["test"])

@@ -16,24 +16,24 @@ from platform_assets.components.desk import CheckpointRow, Desk
 from platform_assets.components.embedding_steps import vectors_of
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import begin
-from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
+from platform_assets.vision.recipes.modes import COMBINATION_MODES, FROZEN_MODES
 
 if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.stores.outputs import Outputs
-    from platform_assets.vision.fitting import Fitted
-    from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.models import Classifier
-    from platform_assets.vision.recipes import ResolvedTrial
-    from platform_assets.vision.training_pace import PaceReport
-    from platform_assets.vision.training_state import EpochRow
+    from platform_assets.vision.datasets.label_map import LabelMap
+    from platform_assets.vision.networks.models import Classifier
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
+    from platform_assets.vision.training.pace import PaceReport
+    from platform_assets.vision.training.state import EpochRow
+    from platform_assets.vision.trials.fitting import Fitted
 
 CHECKPOINT = (
     "One trained classifier a trial: weights (safetensors), config, label map, environment stamp, parts and training curve. "
     "A trial whose data, config and code are unchanged is found on disk and not trained again."
 )
-FITTING = ("vision.network_fitting", "vision.combination_fitting", "vision.checkpoints")
+FITTING = ("vision.trials.network_fitting", "vision.trials.combination_fitting", "vision.networks.checkpoints")
 PACE_EVERY_SECONDS = 10.0
 
 
@@ -81,8 +81,8 @@ def _finished(desk: Desk, trial: ResolvedTrial) -> CheckpointRow | None:
 def _fit(desk: Desk, trial: ResolvedTrial) -> CheckpointRow:
     import polars as pl
 
-    from platform_assets.vision.checkpoints import save_checkpoint, save_last
-    from platform_assets.vision.tensorboard_log import write_tensorboard
+    from platform_assets.vision.networks.checkpoints import save_checkpoint, save_last
+    from platform_assets.vision.training.tensorboard_log import write_tensorboard
 
     started, asset, run_id = time.time(), "/".join(desk.key("checkpoint")), desk.context.run.run_id
     work = desk.outputs.working(asset, trial.trial, trial.config_hash, input_version(desk))
@@ -130,9 +130,9 @@ def fitted_trial(
     desk: Desk, trial: ResolvedTrial, records: pl.DataFrame, work: Path, on_epoch: Callable[[EpochRow], None]
 ) -> Fitted:
     """A head on cached vectors, or a network on pixels that goes on from what an earlier run left in `work`."""
-    from platform_assets.vision.fallbacks import fallbacks_reported
-    from platform_assets.vision.fitting import fit_probe_trial
-    from platform_assets.vision.network_fitting import Listeners, fit_network_trial
+    from platform_assets.vision.machine.fallbacks import fallbacks_reported
+    from platform_assets.vision.trials.fitting import fit_probe_trial
+    from platform_assets.vision.trials.network_fitting import Listeners, fit_network_trial
 
     if trial.mode in COMBINATION_MODES:
         return _combined(desk, trial, records)
@@ -158,8 +158,8 @@ def fitted_trial(
 
 
 def _combined(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Fitted:
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES
-    from platform_assets.vision.combination_fitting import fit_combination_trial
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES
+    from platform_assets.vision.trials.combination_fitting import fit_combination_trial
 
     keys = [member.trial.trial for member in trial.members]
     members = [(key, desk.folder(key).local_folder(*CLASSIFIER_FILES)) for key in keys]
@@ -169,7 +169,7 @@ def _combined(desk: Desk, trial: ResolvedTrial, records: pl.DataFrame) -> Fitted
 
 def teacher_of(trial: ResolvedTrial, outputs: Outputs, project: Path, label_map: LabelMap) -> Classifier | None:
     """The classifier that a trial distills from, whose place starts at the project."""
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
 
     said = trial.train.distill_from if trial.train else None
     if said is None:
@@ -231,8 +231,8 @@ def _read_history(desk: Desk, trial: ResolvedTrial) -> pl.DataFrame:
 
 
 def _curve(trial: ResolvedTrial, history: pl.DataFrame) -> bytes:
-    from platform_assets.vision import plots
-    from platform_assets.vision.combination_plots import combination_steps
+    from platform_assets.vision.views import plots
+    from platform_assets.vision.views.combination_plots import combination_steps
 
     if trial.mode in COMBINATION_MODES:
         return combination_steps(history, metric=trial.metric)

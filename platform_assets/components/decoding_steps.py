@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.resources import FilesResource
-    from platform_assets.vision.decoding_ahead import DecodingAhead
-    from platform_assets.vision.preprocessing import Preprocessing
+    from platform_assets.vision.images.decoding_ahead import DecodingAhead
+    from platform_assets.vision.recipes.preprocessing import Preprocessing
 
 
 def decoding_ahead(spec: VisionDatasetSpec, files: FilesResource, log: Any) -> DecodingAhead | None:
     """None where the YAML names no experiment, or none of those decodes whole images. Raises Failure for an unknown name."""
-    from platform_assets.vision.decoding_ahead import DecodingAhead
+    from platform_assets.vision.images.decoding_ahead import DecodingAhead
 
     if not spec.decode_for:
         return None
@@ -43,7 +43,7 @@ def decoding_ahead(spec: VisionDatasetSpec, files: FilesResource, log: Any) -> D
 
 def _pixels(spec: VisionDatasetSpec, files: FilesResource) -> list[Preprocessing]:
     from platform_assets.components.project_specs import experiments
-    from platform_assets.vision.recipes import network_pixels
+    from platform_assets.vision.recipes.resolving import network_pixels
 
     known = {found.name: found for found in experiments(Path(files.root)) if found.dataset == spec.name}
     for name in spec.decode_for:

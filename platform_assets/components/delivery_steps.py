@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.calibration import Calibration, CalibrationReport
-    from platform_assets.vision.exporting import ParityReport
-    from platform_assets.vision.models import Classifier
+    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.networks.exporting import ParityReport
+    from platform_assets.vision.networks.models import Classifier
 
 EXPORTS = (
     "The champion as ONNX: dynamic batch, normalisation inside, labels and preprocessing recorded, with its parity on real "
@@ -53,7 +53,7 @@ def parity_check(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetCh
     def export_matches_its_checkpoint(
         tables: TablesResource, outputs: OutputsResource, files: FilesResource
     ) -> dg.AssetCheckResult:
-        from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+        from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
 
         store = tables.open()
         inputs = open_inputs(spec, dataset, store, files)
@@ -80,10 +80,10 @@ def exports(
     """Export unless this champion's folder already holds the export of this code."""
     import polars as pl
 
-    from platform_assets.vision.plots import latency_bars
+    from platform_assets.vision.views.plots import latency_bars
 
     row = read_champion(inputs.spec, tables)
-    folder, code = outputs.at(row.folder_url), code_version("vision.exporting")
+    folder, code = outputs.at(row.folder_url), code_version("vision.networks.exporting")
     calibration = certainty_of(folder)[0]
     said = calibration.model_dump(mode="json") if calibration else None
     known = json.loads(folder.path(PARITY).read_bytes()) if PARITY in folder.manifest().files else {}
@@ -111,7 +111,7 @@ def exports(
 
 def certainty_of(folder: OutputFolder) -> tuple[Calibration | None, CalibrationReport | None]:
     """What was fitted on val and found on test; None for a model that was evaluated before there was either."""
-    from platform_assets.vision.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
 
     if CALIBRATION not in folder.manifest().files:
         return None, None
@@ -123,8 +123,8 @@ def _export(
     inputs: Inputs, folder: OutputFolder, checkpoint_id: str, code: str, calibration: Calibration | None
 ) -> None:
     """Export, compare on test images, time it; the files join the checkpoint's folder in one step."""
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
-    from platform_assets.vision.exporting import export_onnx, measure_latency
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
+    from platform_assets.vision.networks.exporting import export_onnx, measure_latency
 
     classifier = load_classifier(folder.local_folder(*CLASSIFIER_FILES), expect_label_map=inputs.label_map)
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,8 +147,8 @@ def _parity_on_test(inputs: Inputs, classifier: Classifier, path: Path) -> Parit
     """On files of the test part, the first by id: a stable sample."""
     import polars as pl
 
-    from platform_assets.vision.cropping import boxes_of
-    from platform_assets.vision.exporting import check_parity
+    from platform_assets.vision.images.cropping import boxes_of
+    from platform_assets.vision.networks.exporting import check_parity
 
     test: pl.DataFrame = inputs.records.filter(pl.col("split") == "test").sort("image_id").head(PARITY_IMAGES)
     files, boxes = (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
     from platform_assets.vision.cards.profile_page import ProfilePageFacts
-    from platform_assets.vision.profile import Profile
+    from platform_assets.vision.datasets.profile import Profile
     from platform_assets.vision.quality.findings import Findings
 
 Result = dg.MaterializeResult[Any]
@@ -45,7 +45,7 @@ def tiny_check(spec: VisionDatasetSpec) -> dg.AssetChecksDefinition:
         blocking=True,
     )
     def tiny_subset_is_unchanged(files: FilesResource) -> dg.AssetCheckResult:
-        from platform_assets.vision.tiny import verify_tiny
+        from platform_assets.vision.datasets.tiny import verify_tiny
 
         problems = verify_tiny(files.tiny_subset(spec.name))
         return dg.AssetCheckResult(
@@ -58,7 +58,7 @@ def tiny_check(spec: VisionDatasetSpec) -> dg.AssetChecksDefinition:
 
 
 def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
-    from platform_assets.vision.tiny import choose_tiny, copy_tiny
+    from platform_assets.vision.datasets.tiny import choose_tiny, copy_tiny
 
     root, folder = files.source_root(spec.source), files.tiny_subset(spec.name)
     chosen = choose_tiny(tables.read([spec.name, "records"]), batch_size=spec.tiny_batch_size)
@@ -77,16 +77,16 @@ def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -
 
 
 def _contact_sheet(frame: pl.DataFrame, root: Path) -> bytes:
-    from platform_assets.vision.galleries import contact_sheet
+    from platform_assets.vision.views.galleries import contact_sheet
 
     return contact_sheet(frame, lambda path: (root / path).read_bytes())
 
 
 def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Iterator[Result]:
     """The issues of the images, and the page that shows them beside all else that is known."""
-    from platform_assets.vision import plots
     from platform_assets.vision.cards.profile_page import profile_page
-    from platform_assets.vision.profile import profile as profile_of
+    from platform_assets.vision.datasets.profile import profile as profile_of
+    from platform_assets.vision.views import plots
 
     frame, root = tables.read([spec.name, "records"]), files.source_root(spec.source)
     yield image_issues(spec, frame, tables, root)
@@ -157,7 +157,7 @@ def _doubtful_labels(spec: VisionDatasetSpec, tables: Tables) -> pl.DataFrame | 
 def data_card(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
     from platform_assets.vision.cards.data_card import DataCardFacts
     from platform_assets.vision.cards.data_card import data_card as write_card
-    from platform_assets.vision.profile import profile as profile_of
+    from platform_assets.vision.datasets.profile import profile as profile_of
 
     facts = DataCardFacts(
         name=spec.name,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.runs import Runs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.pixels import Pixels
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
+    from platform_assets.vision.training.pixels import Pixels
 
 DESK_RESOURCES = {"tables", "outputs", "runs", "files", "compute"}
 
@@ -77,7 +77,7 @@ class Desk:
 def open_desk(context: dg.AssetExecutionContext, spec: ExperimentSpec, dataset: VisionDatasetSpec) -> Desk:
     """Open every store of a step that requires DESK_RESOURCES."""
     from platform_assets.components.metadata import every_two_seconds
-    from platform_assets.vision.pixels import Pixels
+    from platform_assets.vision.training.pixels import Pixels
 
     context.log.info("opening the stores")
     found = context.resources

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
-from platform_assets.vision.backbones import Features, get_backbone
-from platform_assets.vision.modes import FROZEN_MODES
-from platform_assets.vision.preprocessing import Preprocessing
-from platform_assets.vision.recipes import resolve_preprocessing
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.recipes.backbones import Features, get_backbone
+from platform_assets.vision.recipes.modes import FROZEN_MODES
+from platform_assets.vision.recipes.preprocessing import Preprocessing
+from platform_assets.vision.recipes.resolving import resolve_preprocessing
+from platform_assets.vision.recipes.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from platform_assets.resources import ComputeResource
     from platform_assets.stores.embeddings import EmbeddingCache, EmbeddingKey
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.devices import Device, RequestedEngine
-    from platform_assets.vision.engines import EngineChoice
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.machine.devices import Device, RequestedEngine
+    from platform_assets.vision.networks.engines import EngineChoice
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 EMBEDDINGS = (
     "One vector per image for every frozen backbone and preprocessing that the probes use, cached by image bytes (and box, "
@@ -103,7 +103,7 @@ def _map(
     inputs: Inputs, cache: EmbeddingCache, row: Embedded, preprocessing: Preprocessing
 ) -> dg.MarkdownMetadataValue:
     """Where the classes lie, from a sample that is stable by hash."""
-    from platform_assets.vision.embedding_maps import embedding_map
+    from platform_assets.vision.views.embedding_maps import embedding_map
 
     sample = inputs.records.sort("image_id").head(MAPPED_IMAGES)
     mapped = sample.join(held_vectors(inputs, cache, row, preprocessing), on="image_id", maintain_order="left")
@@ -194,10 +194,10 @@ def embed_all(
     log: Callable[[str], None],
 ) -> Embedded:
     """One backbone over all records. When an earlier row's vectors are all cached, no engine is built."""
-    from platform_assets.vision.cropping import boxes_by_image
-    from platform_assets.vision.embedding import embed_batches
-    from platform_assets.vision.engines import choose_engine
-    from platform_assets.vision.weights import load_backbone, weights_sha256
+    from platform_assets.vision.images.cropping import boxes_by_image
+    from platform_assets.vision.networks.embedding import embed_batches
+    from platform_assets.vision.networks.engines import choose_engine
+    from platform_assets.vision.networks.weights import load_backbone, weights_sha256
 
     started = time.monotonic()
     start = inputs.start(frozen.variant)
@@ -230,7 +230,7 @@ def embed_all(
 
 def crop_ids(inputs: Inputs, preprocessing: Preprocessing) -> dict[str, str]:
     """Image id to the id that the cache knows its vector by: the same for whole pictures, another for every box."""
-    from platform_assets.vision.cropping import boxes_by_image, crop_id
+    from platform_assets.vision.images.cropping import boxes_by_image, crop_id
 
     boxes = boxes_by_image(inputs.records, preprocessing) or {}
     return {image_id: crop_id(image_id, boxes.get(image_id)) for image_id in inputs.records["image_id"]}

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from platform_assets.components.desk import CheckpointRow, Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.gates import Finding
-    from platform_assets.vision.metrics import Metrics
-    from platform_assets.vision.models import Classifier
+    from platform_assets.vision.evaluation.gates import Finding
+    from platform_assets.vision.evaluation.metrics import Metrics
+    from platform_assets.vision.networks.models import Classifier
 
 PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
 REPREDICTED_IMAGES = 256
@@ -47,7 +47,7 @@ class Evidence:
 
 def verify(desk: Desk, candidate: Candidate) -> tuple[Evidence | None, list[Finding]]:
     """Rule by rule, each on what the one before it vouches for; no evidence where one is broken."""
-    from platform_assets.vision.gates import none_of
+    from platform_assets.vision.evaluation.gates import none_of
 
     evidence, findings = None, []
     for rule, faults, found in _steps(desk, candidate):
@@ -108,7 +108,7 @@ def _read(folder: OutputFolder, name: str) -> pl.DataFrame:
 
 
 def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame) -> list[str]:
-    from platform_assets.vision.gate_evidence import split_faults
+    from platform_assets.vision.evaluation.gate_evidence import split_faults
 
     records = desk.inputs.records_of(desk.inputs.trial(candidate.trial))
     fitted_on = _read(folder, "parts.parquet").filter(split="train")["image_id"]
@@ -117,7 +117,7 @@ def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: 
 
 def _repredicted(desk: Desk, candidate: Candidate, predictions: pl.DataFrame) -> list[str]:
     """The labels that the weights themselves give a sample of test; other engines and devices may change a few."""
-    from platform_assets.vision.gate_evidence import label_faults
+    from platform_assets.vision.evaluation.gate_evidence import label_faults
 
     sample = predictions.filter(part="test").sort("image_id").head(REPREDICTED_IMAGES)
     again = predictions_by(desk, classifier_of(desk, candidate.checkpoint.folder_url), sample)
@@ -129,9 +129,9 @@ def _recomputed(
     desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame
 ) -> tuple[list[str], Evidence]:
     """Every figure that is written down, against the predictions of the folder."""
-    from platform_assets.vision.calibration import calibrate, report
-    from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.gate_evidence import calibration_faults, figure_faults
+    from platform_assets.vision.evaluation.calibration import calibrate, report
+    from platform_assets.vision.evaluation.gate_evidence import calibration_faults, figure_faults
+    from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth
 
     label_map = desk.inputs.label_map
     rules = desk.inputs.rules_of(desk.inputs.records_of(desk.inputs.trial(candidate.trial)))
@@ -151,7 +151,7 @@ def _recomputed(
 
 
 def classifier_of(desk: Desk, folder_url: str) -> Classifier:
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
 
     local = desk.outputs.at(folder_url).local_folder(*CLASSIFIER_FILES)
     return load_classifier(local, expect_label_map=desk.inputs.label_map)
@@ -161,8 +161,8 @@ def predictions_by(desk: Desk, classifier: Classifier, rows: pl.DataFrame) -> pl
     """The predictions of another classifier on the images of these predictions."""
     import polars as pl
 
-    from platform_assets.vision.evaluation import predictions_frame
-    from platform_assets.vision.inference import predict
+    from platform_assets.vision.evaluation.predictions import predictions_frame
+    from platform_assets.vision.networks.inference import predict
 
     boxes = desk.inputs.records.select("path", pl.col("^box$"))  # if there are any: an incumbent may look at them alone
     records = rows.select("image_id", "path", "part", label="truth").join(boxes, on="path", how="left")

@@ -25,7 +25,7 @@ from platform_assets.components.result_assets import report_asset, result_assets
 from platform_assets.components.specs import POOL, SINGLE_RUN, experiment_asset, op_name
 from platform_assets.components.vision_dataset import VisionDataset, VisionDatasetSpec
 from platform_assets.resources import ComputeResource, FilesResource, TablesResource
-from platform_assets.vision.modes import FROZEN_MODES
+from platform_assets.vision.recipes.modes import FROZEN_MODES
 
 
 class UnknownDataset(ValueError):
@@ -100,7 +100,7 @@ def _inputs(spec: ExperimentSpec) -> list[str]:
 
 
 def _embeddings(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    kinds, code = {"pytorch", "openvino", "parquet"}, ["vision.embedding", "vision.weights"]
+    kinds, code = {"pytorch", "openvino", "parquet"}, ["vision.networks.embedding", "vision.networks.weights"]
     asset = experiment_asset(spec, "embeddings", embedding_steps.EMBEDDINGS, _inputs(spec), kinds=kinds, code=code)
 
     @dg.multi_asset(name=op_name(spec, "embeddings"), specs=[asset], pool=POOL, backfill_policy=SINGLE_RUN)

@@ -6,15 +6,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from platform_assets.components.specs import DEFAULT_OWNERS, SLUG
-from platform_assets.vision.combination_options import require_combinations_fit
-from platform_assets.vision.evaluation_options import Costs, Slices
-from platform_assets.vision.gates import Gate
-from platform_assets.vision.modes import COMBINATION_MODES, FROZEN_MODES
-from platform_assets.vision.preprocessing import Resize
-from platform_assets.vision.recipes import CropToBox, MetricName, Protocol, trial_key
-from platform_assets.vision.tuning_options import Tune, TuneName, require_tunes_fit
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
-from platform_assets.vision.variants import BackboneName, ImageSizePx, Seeds, Variant, VariantName
+from platform_assets.vision.evaluation.gates import Gate
+from platform_assets.vision.recipes.combination_options import require_combinations_fit
+from platform_assets.vision.recipes.evaluation_options import Costs, Slices
+from platform_assets.vision.recipes.modes import COMBINATION_MODES, FROZEN_MODES
+from platform_assets.vision.recipes.preprocessing import Resize
+from platform_assets.vision.recipes.resolving import CropToBox, MetricName, Protocol, trial_key
+from platform_assets.vision.recipes.tuning_options import Tune, TuneName, require_tunes_fit
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.recipes.variants import BackboneName, ImageSizePx, Seeds, Variant, VariantName
 
 
 class Waiver(BaseModel):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from platform_assets.components.desk import Desk
     from platform_assets.stores.gate_records import Approval, GateRecord
     from platform_assets.stores.registry import RegisteredVersion
-    from platform_assets.vision.gates import ApprovalRule, Comparison, Decision, Finding
+    from platform_assets.vision.evaluation.gates import ApprovalRule, Comparison, Decision, Finding
 
 
 def judge(
@@ -33,7 +33,7 @@ def judge(
 ) -> Decision:
     """`verified` is what `verify` found; without evidence nothing is measured. `rollback` is the one that took the
     candidate out of service, where nobody asked for it by name since."""
-    from platform_assets.vision.gates import decide, none_of
+    from platform_assets.vision.evaluation.gates import decide, none_of
 
     evidence, findings = verified
     findings = [
@@ -59,9 +59,9 @@ def judge(
 
 def _alone(desk: Desk, candidate: Candidate, evidence: Evidence) -> list[Finding]:
     """The rules on the candidate's own figures, size and speed."""
-    from platform_assets.vision.checkpoints import WEIGHTS_FILE
-    from platform_assets.vision.gate_evidence import latency_ms, lowest_class
-    from platform_assets.vision.gates import at_least, at_most
+    from platform_assets.vision.evaluation.gate_evidence import latency_ms, lowest_class
+    from platform_assets.vision.evaluation.gates import at_least, at_most
+    from platform_assets.vision.networks.checkpoints import WEIGHTS_FILE
 
     gate, metric = desk.spec.gate, desk.spec.metric
     value = getattr(evidence.test, metric)
@@ -89,7 +89,7 @@ def _alone(desk: Desk, candidate: Candidate, evidence: Evidence) -> list[Finding
 
 def _not_again(candidate: Candidate, rollback: GateRecord | None, *, same: bool) -> list[Finding]:
     """Why the incumbent stays before the two are compared."""
-    from platform_assets.vision.gates import Finding
+    from platform_assets.vision.evaluation.gates import Finding
 
     found = []
     if same:
@@ -113,9 +113,9 @@ def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tu
     """Both on the challenger's test images that the incumbent was not fitted on, the incumbent predicting them anew."""
     import polars as pl
 
-    from platform_assets.vision.gate_evidence import compare
-    from platform_assets.vision.gates import compared
-    from platform_assets.vision.label_map import LabelMapMismatch
+    from platform_assets.vision.datasets.label_map import LabelMapMismatch
+    from platform_assets.vision.evaluation.gate_evidence import compare
+    from platform_assets.vision.evaluation.gates import compared
 
     folder = desk.outputs.at(incumbent.folder_url)
     if problems := folder.verify():
@@ -144,13 +144,13 @@ def _against(desk: Desk, evidence: Evidence, incumbent: RegisteredVersion) -> tu
 
 def _not_compared(said: str) -> Finding:
     """The incumbent stays where nothing shows that the challenger loses no more than it may."""
-    from platform_assets.vision.gates import Finding
+    from platform_assets.vision.evaluation.gates import Finding
 
     return Finding(rule="max_regression", passed=False, measured=None, threshold=0, said=said, otherwise="kept")
 
 
 def _approval(desk: Desk, candidate: Candidate, rule: ApprovalRule, approvals: Sequence[Approval]) -> Finding:
-    from platform_assets.vision.gates import Finding
+    from platform_assets.vision.evaluation.gates import Finding
 
     valid = [approval for approval in approvals if approval.name in rule.approvers]
     return Finding(

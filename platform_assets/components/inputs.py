@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platform_assets.components.records_steps import read_label_map
-from platform_assets.vision.combination_options import members_of, resolve_combination
-from platform_assets.vision.cropping import require_boxes
-from platform_assets.vision.modes import COMBINATION_MODES
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.tuning_options import best_parameters, with_best
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.images.cropping import require_boxes
+from platform_assets.vision.recipes.combination_options import members_of, resolve_combination
+from platform_assets.vision.recipes.modes import COMBINATION_MODES
+from platform_assets.vision.recipes.resolving import Member, Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.recipes.tuning_options import best_parameters, with_best
+from platform_assets.vision.recipes.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.resources import FilesResource
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.evaluation_rules import EvaluationRules
-    from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.weight_files import WeightPlaces, WeightsFile, WeightsMissing
+    from platform_assets.vision.datasets.label_map import LabelMap
+    from platform_assets.vision.networks.weight_files import WeightPlaces, WeightsFile, WeightsMissing
+    from platform_assets.vision.recipes.evaluation_rules import EvaluationRules
 
 NO_TARGETS = ("image_id", "path", "split", "group", "mode", "format", "phash", "mask")
 
@@ -77,7 +77,7 @@ class Inputs:
     def known_config_hash(self, partition: str) -> str:
         """That of a trial; of one whose search or weights are missing it says so, which is no fault of the others."""
         from platform_assets.stores.tables import MissingTable
-        from platform_assets.vision.weight_files import WeightsMissing
+        from platform_assets.vision.networks.weight_files import WeightsMissing
 
         try:
             return self.trial(partition).config_hash
@@ -95,7 +95,7 @@ class Inputs:
 
         A download that failed is not tried again for every seed. Raises WeightsMissing and WeightsChanged.
         """
-        from platform_assets.vision.weight_files import WeightsMissing, weights_of
+        from platform_assets.vision.networks.weight_files import WeightsMissing, weights_of
 
         if variant.mode in ("scratch", *COMBINATION_MODES) or not variant.pretrained:
             return None
@@ -114,7 +114,7 @@ class Inputs:
         """For each image the name of what its dataset says is not independent of it; null for an image by itself."""
         import polars as pl
 
-        from platform_assets.vision.splits import units_of
+        from platform_assets.vision.datasets.splits import units_of
 
         said = ("group", *self.dataset.split.kept_together_by)
         names = units_of(records, [name for name in dict.fromkeys(said) if name in records.columns])
@@ -123,14 +123,14 @@ class Inputs:
 
     def rules_of(self, records: pl.DataFrame) -> EvaluationRules:
         """What the metrics of these records go by beside the predictions. Raises BadCosts."""
-        from platform_assets.vision.evaluation_rules import evaluation_rules
+        from platform_assets.vision.recipes.evaluation_rules import evaluation_rules
 
         return evaluation_rules(records, self.label_map, self.spec.costs)
 
     def records_of(self, trial: ResolvedTrial) -> pl.DataFrame:
         """The records with the split of this trial: the dataset's, or one drawn with the trial's seed."""
-        from platform_assets.vision.folds import fold_of_seed
-        from platform_assets.vision.splits import assign_splits
+        from platform_assets.vision.datasets.folds import fold_of_seed
+        from platform_assets.vision.datasets.splits import assign_splits
 
         if trial.folds is not None:
             groups = self.dataset.split.kept_together_by
@@ -169,7 +169,7 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
     """
     import polars as pl
 
-    from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.datasets.label_map import LabelMap
 
     if target == "label":
         return records, label_map
@@ -187,15 +187,15 @@ def with_target(records: pl.DataFrame, label_map: LabelMap, target: str) -> tupl
 def _require_evaluation_fits(spec: ExperimentSpec, records: pl.DataFrame, label_map: LabelMap) -> None:
     """Before anything is trained. Raises BadCosts and BadSlices with the key, SpectralUnavailable."""
     if spec.costs is not None:
-        from platform_assets.vision.evaluation_rules import cost_matrix
+        from platform_assets.vision.recipes.evaluation_rules import cost_matrix
 
         cost_matrix(spec.costs, label_map)
     if spec.slices is not None:
-        from platform_assets.vision.slices import slice_columns
+        from platform_assets.vision.evaluation.slices import slice_columns
 
         slice_columns(records, spec.slices)
     if spec.spectral_alpha:
-        from platform_assets.vision.spectral_alpha import require_weightwatcher
+        from platform_assets.vision.evaluation.spectral_alpha import require_weightwatcher
 
         require_weightwatcher()
 

@@ -60,9 +60,9 @@ def folder_urls(spec: ExperimentSpec, tables: Tables, trials: Iterable[str]) -> 
 
 
 def leaderboard(spec: ExperimentSpec, tables: Tables) -> dg.MaterializeResult[Any]:
-    from platform_assets.vision.leaderboards import AXES
-    from platform_assets.vision.leaderboards import leaderboard as compare
-    from platform_assets.vision.plots import leaderboard_bars
+    from platform_assets.vision.evaluation.leaderboards import AXES
+    from platform_assets.vision.evaluation.leaderboards import leaderboard as compare
+    from platform_assets.vision.views.plots import leaderboard_bars
 
     rows = metrics_rows(spec, tables)
     board = compare(rows, _Decisions(spec, tables), baseline=spec.baseline, metric=spec.metric)

@@ -45,7 +45,7 @@ def one_row(**values: str) -> pl.DataFrame:
 
 def picture(image: bytes) -> dg.MarkdownMetadataValue:
     """A PNG or JPEG of at most 100 KB, inside the event log, as the UI shows it."""
-    from platform_assets.vision.figures import as_markdown
+    from platform_assets.vision.views.figures import as_markdown
 
     return dg.MetadataValue.md(as_markdown(image))
 

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.calibration import Calibration, CalibrationReport
-    from platform_assets.vision.comparability import Comparability
-    from platform_assets.vision.metrics import CoarseMetrics, Metrics
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.comparability import Comparability
+    from platform_assets.vision.evaluation.metrics import CoarseMetrics, Metrics
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 METRICS = (
     "One row a trial: accuracy, F1, AUROC, Brier, loss and calibration on val and test with intervals, and the hash that says "
     "what it may be compared with. Per-class table, confusion matrix, worst slices (table `slices`); its MLflow run."
 )
 CALIBRATION = "calibration.json"
-METRICS_FOLLOW = ("vision.comparison", "vision.slices", "vision.spectral_alpha")
-METRIC_CODE = ("vision.measurement",)
+METRICS_FOLLOW = ("vision.evaluation.comparison", "vision.evaluation.slices", "vision.evaluation.spectral_alpha")
+METRIC_CODE = ("vision.evaluation.measurement",)
 """All that the figures follow from; a change of anything else leaves rows comparable."""
 _WORST_SLICES = 10
 
@@ -39,12 +39,12 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     """The figures of val and test, beside the checkpoint, in the tables and in MLflow."""
     import polars as pl
 
-    from platform_assets.vision.calibration import calibrate, report
-    from platform_assets.vision.comparison import trial_row
-    from platform_assets.vision.evaluation import compute_metrics, logits_and_truth
-    from platform_assets.vision.long_tail import shots_of
-    from platform_assets.vision.plots import confusion_matrix
-    from platform_assets.vision.slices import slice_columns, slices
+    from platform_assets.vision.evaluation.calibration import calibrate, report
+    from platform_assets.vision.evaluation.comparison import trial_row
+    from platform_assets.vision.evaluation.long_tail import shots_of
+    from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth
+    from platform_assets.vision.evaluation.slices import slice_columns, slices
+    from platform_assets.vision.views.plots import confusion_matrix
 
     frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
     records, label_map, folder = desk.inputs.records_of(trial), desk.inputs.label_map, desk.folder(trial.trial)
@@ -100,8 +100,8 @@ def _shown(trial: ResolvedTrial, val: Metrics, test: Metrics) -> dict[str, Any]:
 
 
 def _reliability(frame: pl.DataFrame) -> bytes:
-    from platform_assets.vision.evaluation import reliability_bins
-    from platform_assets.vision.plots import reliability_diagram
+    from platform_assets.vision.evaluation.predictions import reliability_bins
+    from platform_assets.vision.views.plots import reliability_diagram
 
     return reliability_diagram(reliability_bins(frame, "test"))
 
@@ -110,7 +110,7 @@ def _comparability(desk: Desk, folder: OutputFolder, val: Metrics, test: Metrics
     """By what the checkpoint itself was fitted on, which need not be the version at hand."""
     import polars as pl
 
-    from platform_assets.vision.comparability import Comparability, fixed_preprocessing, split_sha256
+    from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing, split_sha256
 
     fit = json.loads(folder.path("fit.json").read_bytes())
     return Comparability(
@@ -127,8 +127,8 @@ def _comparability(desk: Desk, folder: OutputFolder, val: Metrics, test: Metrics
 def _spectral_alpha(desk: Desk, folder: OutputFolder) -> float | None:
     if not desk.spec.spectral_alpha:
         return None
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
-    from platform_assets.vision.spectral_alpha import spectral_alpha
+    from platform_assets.vision.evaluation.spectral_alpha import spectral_alpha
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
 
     return spectral_alpha(load_classifier(folder.local_folder(*CLASSIFIER_FILES)))
 
@@ -164,7 +164,7 @@ def figures_table(val: Metrics, test: Metrics) -> pl.DataFrame:
     """One row a headline figure: test, its 95 % interval, val; without those that the part has none of."""
     import polars as pl
 
-    from platform_assets.vision.metrics import HEADLINES
+    from platform_assets.vision.evaluation.metrics import HEADLINES
 
     rows = [
         {

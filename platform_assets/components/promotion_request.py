@@ -38,8 +38,8 @@ def candidate_of(desk: Desk, request: PromotionRequest) -> Candidate:
     choose because the trials are not comparable."""
     import polars as pl
 
-    from platform_assets.vision.comparability import require_comparable
-    from platform_assets.vision.comparison import choose_champion
+    from platform_assets.vision.evaluation.comparability import require_comparable
+    from platform_assets.vision.evaluation.comparison import choose_champion
 
     rows = metrics_rows(desk.spec, desk.tables)
     if request.trial is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.datasets.label_map import LabelMap
 
 Result = dg.MaterializeResult[Any]
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -53,9 +53,9 @@ def near_duplicates_result(
 ) -> Result:
     import polars as pl
 
-    from platform_assets.vision.galleries import pairs_sheet
+    from platform_assets.vision.datasets.splits import split_leaks
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
-    from platform_assets.vision.splits import split_leaks
+    from platform_assets.vision.views.galleries import pairs_sheet
 
     pairs, root = tables.read([spec.name, "near_duplicates"]), files.source_root(spec.source)
     leaks = split_leaks(frame, near=pairs).filter(pl.col("kind") == "near_duplicate")
@@ -90,9 +90,9 @@ def record_check_results(
     """The checks on records, each with the measured value and its threshold."""
     import polars as pl
 
+    from platform_assets.vision.datasets.splits import absent_classes, split_leaks
     from platform_assets.vision.quality.class_balance import class_balance_problems
     from platform_assets.vision.quality.record_schema import schema_problems
-    from platform_assets.vision.splits import absent_classes, split_leaks
 
     def result(name: str, problems: pl.DataFrame, why: str, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(
@@ -160,8 +160,8 @@ def _shift_result(
 def image_issues(spec: VisionDatasetSpec, frame: pl.DataFrame, tables: Tables, root: Path) -> Result:
     import polars as pl
 
-    from platform_assets.vision.galleries import captioned_sheet
     from platform_assets.vision.quality.image_faults import THRESHOLDS, image_faults, scores_by_pixels
+    from platform_assets.vision.views.galleries import captioned_sheet
 
     def read(path: str) -> bytes:
         return (root / path).read_bytes()
@@ -200,7 +200,7 @@ def changes(spec: VisionDatasetSpec, tables: Tables) -> Result:
     """The current version of the records beside the one before, and whether what came looks the same."""
     import polars as pl
 
-    from platform_assets.vision.dataset_diff import change_counts, diff
+    from platform_assets.vision.datasets.dataset_diff import change_counts, diff
 
     versions = list(tables.read([spec.name, "records_versions"])["version"])
     now = tables.read([spec.name, "records"])

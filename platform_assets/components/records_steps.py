@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.decoding_ahead import DecodingAhead
-    from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.scanning import Scan
+    from platform_assets.vision.datasets.label_map import LabelMap
+    from platform_assets.vision.datasets.scanning import Scan
+    from platform_assets.vision.images.decoding_ahead import DecodingAhead
 
 Result = dg.MaterializeResult[Any]
 
@@ -43,7 +43,7 @@ LABEL_MAP = (
 
 
 def records_code(spec: VisionDatasetSpec) -> list[str]:
-    return [*source_code(spec), "vision.splits", "vision.quality.near_duplicates", "vision.quality.reviews"]
+    return [*source_code(spec), "vision.datasets.splits", "vision.quality.near_duplicates", "vision.quality.reviews"]
 
 
 def record_checks(dataset: str) -> list[dg.AssetCheckSpec]:
@@ -89,7 +89,7 @@ def records(
 
 def _made_from(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> str:
     """The version of all that the records follow from: files, YAML, decisions and code."""
-    from platform_assets.vision.scanning import source_version
+    from platform_assets.vision.datasets.scanning import source_version
 
     said = spec.model_dump_json(include={"source", "split", "leaks", "max_pixels", "near_duplicates"})
     hashes = source_version(tables.read([spec.name, "source"]))
@@ -110,7 +110,7 @@ def _make_records(
     ahead: DecodingAhead | None,
 ) -> int:
     """Write the tables of this version; how many images were opened for their facts."""
-    from platform_assets.vision.profile import records_version
+    from platform_assets.vision.datasets.profile import records_version
 
     root = files.source_root(spec.source)
     with show.stops_cleanly("Nothing was written."):
@@ -131,14 +131,14 @@ def _make_records(
 def _scan(
     context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, root: Path, ahead: DecodingAhead | None
 ) -> Scan:
-    from platform_assets.vision.inspection import Known
-    from platform_assets.vision.scanning import scan
+    from platform_assets.vision.datasets.inspection import Known
+    from platform_assets.vision.datasets.scanning import scan
 
     key = [spec.name, "facts"]
     known = Known(
         hashes=tables.read([spec.name, "source"]),
         facts=tables.read(key) if tables.exists(key) else None,
-        code=code_version("vision.inspection"),
+        code=code_version("vision.datasets.inspection"),
     )
     progress = show.every_two_seconds(context.log.info, f"{spec.name}: reading images")
     found = scan(
@@ -157,8 +157,8 @@ def _scan(
 
 def divided(spec: VisionDatasetSpec, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     """The rows with their parts; `pairs` of near duplicates stay together where the YAML says so. Raises BadSplit."""
+    from platform_assets.vision.datasets.splits import assign_splits
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, with_near_group
-    from platform_assets.vision.splits import assign_splits
 
     if spec.split.kind == "grouped":
         rows = with_near_group(rows, near_duplicate_groups(pairs))
@@ -202,7 +202,7 @@ def _remember_faults(spec: VisionDatasetSpec, tables: Tables, checks: list[dg.As
 def _records_result(
     spec: VisionDatasetSpec, frame: pl.DataFrame, label_map: LabelMap, tables: Tables, reading: dict[str, Any]
 ) -> Result:
-    from platform_assets.vision.profile import class_counts
+    from platform_assets.vision.datasets.profile import class_counts
 
     version, decisions = tables.current_version([spec.name, "records"]) or "", tables.read([spec.name, "overrides"])
     return dg.MaterializeResult(
@@ -267,7 +267,7 @@ def _label_map_frame(label_map: LabelMap) -> pl.DataFrame:
 
 
 def read_label_map(tables: Tables, dataset: str) -> LabelMap:
-    from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.datasets.label_map import LabelMap
 
     return LabelMap(names=tuple(tables.read([dataset, "label_map"])["name"]))
 

@@ -32,7 +32,7 @@ REPORT = (
     "The experiment in one HTML page that needs no network: leaderboard, paired tests, gate and checks, curves, classes, worst "
     "mistakes, environment and the commands that make it again."
 )
-CODE = ("vision.cards.report_page", "vision.cards.report_markdown", "vision.comparison")
+CODE = ("vision.cards.report_page", "vision.cards.report_markdown", "vision.evaluation.comparison")
 CHARTED_VARIANTS, CHARTED_SEEDS = 12, 6
 MISTAKES = 32
 
@@ -125,11 +125,11 @@ def _require_current(spec: ExperimentSpec, board: pl.DataFrame, rows: pl.DataFra
 
 def _shown(spec: ExperimentSpec, tables: Tables, rows: pl.DataFrame, folders: dict[str, OutputFolder]) -> ShownTrial:
     from platform_assets.vision.cards.report_facts import ShownTrial
-    from platform_assets.vision.comparison import choose_champion
-    from platform_assets.vision.evaluation import reliability_bins
-    from platform_assets.vision.galleries import worst_mistakes
-    from platform_assets.vision.metrics import Metrics
-    from platform_assets.vision.plots import confusion_matrix, reliability_diagram
+    from platform_assets.vision.evaluation.comparison import choose_champion
+    from platform_assets.vision.evaluation.metrics import Metrics
+    from platform_assets.vision.evaluation.predictions import reliability_bins
+    from platform_assets.vision.views.galleries import worst_mistakes
+    from platform_assets.vision.views.plots import confusion_matrix, reliability_diagram
 
     chosen = choose_champion(rows, metric=spec.metric)
     folder = folders[chosen.trial]
@@ -225,7 +225,7 @@ def _charts(spec: ExperimentSpec, board: pl.DataFrame, folders: dict[str, Output
 def _course(trial: str, history: pl.DataFrame) -> tuple[str, Line | None]:
     """What the horizontal axis is, and the metric on val along it: by epoch, or by the option that a head was chosen by."""
     from platform_assets.vision.cards.line_charts import Line
-    from platform_assets.vision.plots import OPTION_NAMES
+    from platform_assets.vision.views.plots import OPTION_NAMES
 
     axis = next((name for name in ("epoch", *OPTION_NAMES) if name in history.columns), None)
     if axis is None:

@@ -34,7 +34,7 @@ def result_assets(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> list[dg.A
 
 
 def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    deps, kinds, code = ["metrics", "predictions"], {"polars", "parquet"}, ["vision.leaderboards"]
+    deps, kinds, code = ["metrics", "predictions"], {"polars", "parquet"}, ["vision.evaluation.leaderboards"]
     asset = experiment_asset(spec, "leaderboard", leaderboard_steps.LEADERBOARD, deps, kinds=kinds, code=code)
 
     @dg.multi_asset(name=op_name(spec, "leaderboard"), specs=[asset], backfill_policy=SINGLE_RUN)
@@ -45,7 +45,7 @@ def _leaderboard(spec: ExperimentSpec) -> dg.AssetsDefinition:
 
 
 def _baseline_table(spec: ExperimentSpec) -> dg.AssetsDefinition:
-    kinds, code = {"polars", "csv", "json"}, ["vision.evaluation"]
+    kinds, code = {"polars", "csv", "json"}, ["vision.evaluation.predictions"]
     asset = experiment_asset(spec, "baseline_table", baseline_steps.BASELINE_TABLE, ["metrics"], kinds=kinds, code=code)
 
     @dg.multi_asset(name=op_name(spec, "baseline_table"), specs=[asset], backfill_policy=SINGLE_RUN)
@@ -58,7 +58,10 @@ def _baseline_table(spec: ExperimentSpec) -> dg.AssetsDefinition:
 
 
 def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    deps, code = ["leaderboard", "checkpoint"], ["vision.gates", "vision.gate_evidence", "vision.comparison"]
+    deps, code = (
+        ["leaderboard", "checkpoint"],
+        ["vision.evaluation.gates", "vision.evaluation.gate_evidence", "vision.evaluation.comparison"],
+    )
     asset = experiment_asset(spec, "champion", champion_steps.CHAMPION, deps, kinds={"mlflow"}, code=code)
 
     @dg.multi_asset(
@@ -77,7 +80,7 @@ def _champion(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefi
 
 def _exports(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     asset = experiment_asset(
-        spec, "exports", delivery_steps.EXPORTS, ["champion"], kinds={"onnx"}, code=["vision.exporting"]
+        spec, "exports", delivery_steps.EXPORTS, ["champion"], kinds={"onnx"}, code=["vision.networks.exporting"]
     )
 
     @dg.multi_asset(

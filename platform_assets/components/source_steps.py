@@ -12,7 +12,7 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import data_version
 from platform_assets.resources import FilesResource
-from platform_assets.vision.sources import Format
+from platform_assets.vision.datasets.sources import Format
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,9 +27,9 @@ def source_code(spec: VisionDatasetSpec) -> list[str]:
     """The modules that decide what a source is: its format's, that of a format inside of it, and hashing."""
     inside = getattr(spec.source, "format", spec.source)  # an archive or a DVC folder has one, or None: detected
     formats = [spec.source, *([inside] if isinstance(inside, Format) and inside is not spec.source else [])]
-    detection = ["vision.format_detection"] if inside is None else []
+    detection = ["vision.datasets.format_detection"] if inside is None else []
     modules = [type(each).__module__.removeprefix("platform_assets.") for each in formats]
-    return [*modules, *detection, "vision.scanning"]
+    return [*modules, *detection, "vision.datasets.scanning"]
 
 
 def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Result:
@@ -59,8 +59,8 @@ def source(context: dg.AssetExecutionContext, spec: VisionDatasetSpec, tables: T
 
 def hashed(spec: VisionDatasetSpec, tables: Tables, root: Path) -> pl.DataFrame:
     """One row a file of the source, hashed unless the table at hand knows it."""
-    from platform_assets.vision.scanning import hash_files
-    from platform_assets.vision.sources import source_files
+    from platform_assets.vision.datasets.scanning import hash_files
+    from platform_assets.vision.datasets.sources import source_files
 
     key = [spec.name, "source"]
     return hash_files(root, source_files(spec.source, root), known=tables.read(key) if tables.exists(key) else None)
@@ -71,7 +71,7 @@ def version_now(spec: VisionDatasetSpec, files: FilesResource, hashes: pl.DataFr
 
     `hashes` may be None for a source that states its version.
     """
-    from platform_assets.vision.scanning import source_version
+    from platform_assets.vision.datasets.scanning import source_version
 
     stated = files.stated_version(spec.source)
     if stated is None:

@@ -62,7 +62,7 @@ def _file(module: str) -> str | None:
 def code_version(*modules: str) -> str:
     """A hash over the code of these modules of the vision and stores layers and all they import from this package.
 
-    Names are relative to the package (`vision.probe`). Lines that are blank or only a comment do not count.
+    Names are relative to the package (`vision.heads.probe`). Lines that are blank or only a comment do not count.
     """
     waiting = [f"{PACKAGE}/{name.replace('.', '/')}.py" for name in modules]
     seen: dict[str, str] = {}

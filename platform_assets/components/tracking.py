@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.desk import CheckpointRow, Desk
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 
 def begin(desk: Desk, trial: ResolvedTrial) -> None:

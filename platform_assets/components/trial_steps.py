@@ -18,18 +18,18 @@ from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends
 from platform_assets.components.trial_checks import CHECKS
 from platform_assets.components.view_steps import add_views
-from platform_assets.vision.modes import FROZEN_MODES
+from platform_assets.vision.recipes.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from numpy.typing import NDArray
 
-    from platform_assets.vision.models import Classifier
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.networks.models import Classifier
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 PREDICTIONS = "One row per evaluated image (val and test) of a trial: logits, probabilities, prediction, truth."
-EVALUATION = ("vision.evaluation", "vision.calibration", "vision.network_fitting")
+EVALUATION = ("vision.evaluation.predictions", "vision.evaluation.calibration", "vision.trials.network_fitting")
 
 
 def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -93,8 +93,8 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     """Logits of every val and test image, by the checkpoint as it lies on disk."""
     import polars as pl
 
-    from platform_assets.vision.checkpoints import CLASSIFIER_FILES, load_classifier
-    from platform_assets.vision.evaluation import predictions_frame
+    from platform_assets.vision.evaluation.predictions import predictions_frame
+    from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
 
     local = desk.folder(trial.trial).local_folder(*CLASSIFIER_FILES)
     classifier = load_classifier(local, expect_label_map=desk.inputs.label_map)
@@ -130,9 +130,9 @@ def _logits(
     desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame, rows_n: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """logits_nk of these rows; a probe's come from the cached vectors, which are its backbone's output."""
-    from platform_assets.vision.fitting import features_of
-    from platform_assets.vision.heads import logits_of_features
-    from platform_assets.vision.inference import predict
+    from platform_assets.vision.heads.modules import logits_of_features
+    from platform_assets.vision.networks.inference import predict
+    from platform_assets.vision.trials.fitting import features_of
 
     if trial.mode in FROZEN_MODES:
         return logits_of_features(classifier.head, features_of(records[rows_n], trial_vectors(desk, trial)))

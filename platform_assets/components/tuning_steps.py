@@ -16,21 +16,21 @@ from platform_assets.components import metadata as show
 from platform_assets.components.checkpoint_steps import fitted_trial, input_version
 from platform_assets.components.desk import Desk
 from platform_assets.components.specs import data_version
-from platform_assets.vision.recipes import ResolvedTrial
-from platform_assets.vision.tuning_options import Tune, best_table
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.recipes.resolving import ResolvedTrial
+from platform_assets.vision.recipes.tuning_options import Tune, best_table
+from platform_assets.vision.recipes.variants import Variant
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.vision.fitting import Fitted
-    from platform_assets.vision.tuning import Report, Tuning, TuningTrial
+    from platform_assets.vision.trials.fitting import Fitted
+    from platform_assets.vision.trials.tuning import Report, Tuning, TuningTrial
 
 TUNING = (
     "One row a trial of a search over the options of one variant: state, value on val, seconds, epochs, parameters. Test "
     "images are not read. A search that was stopped goes on, one that is done is found on disk."
 )
-CODE = ("vision.tuning", "vision.network_fitting")
+CODE = ("vision.trials.tuning", "vision.trials.network_fitting")
 _ENDED_AS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "complete": "FINISHED",
     "pruned": "KILLED",
@@ -70,7 +70,7 @@ class _Search:
 
 def tuning(desk: Desk, name: str, options: Tune) -> dg.MaterializeResult[Any]:
     """Search until the budget is spent, trials of earlier runs included; write the trials and the best parameters."""
-    from platform_assets.vision.tuning import tune
+    from platform_assets.vision.trials.tuning import tune
 
     search = _search(desk, name, options)
     with show.stops_cleanly("Finished trials are kept."):
@@ -110,9 +110,9 @@ def _search(desk: Desk, name: str, options: Tune) -> _Search:
 
 def _value(search: _Search, variant: Variant, report: Report) -> float:
     """The experiment's metric on val of one fitted trial. A loss that is not finite, or too large a batch, fails it."""
-    from platform_assets.vision.out_of_memory import TrainingOutOfMemory
-    from platform_assets.vision.training_job import NonFiniteLoss
-    from platform_assets.vision.tuning import Pruned, TrialFailed
+    from platform_assets.vision.machine.out_of_memory import TrainingOutOfMemory
+    from platform_assets.vision.training.job import NonFiniteLoss
+    from platform_assets.vision.trials.tuning import Pruned, TrialFailed
 
     trial = search.trial(variant)
     work = search.folder / "_trials" / trial.config_hash
@@ -235,7 +235,7 @@ class _Runs:
 
 
 def _metadata(search: _Search, found: Tuning, mlflow_url: str) -> dict[str, Any]:
-    from platform_assets.vision import tuning_plots
+    from platform_assets.vision.views import tuning_plots
 
     metric, shares = search.desk.spec.metric, found.importances
     return {

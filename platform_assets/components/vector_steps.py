@@ -118,8 +118,8 @@ def _settled(inputs: Inputs, tables: Tables) -> list[str]:
 def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
     import polars as pl
 
+    from platform_assets.vision.datasets.splits import split_leaks
     from platform_assets.vision.quality.near_duplicates import near_by_vectors
-    from platform_assets.vision.splits import split_leaks
 
     compared = vectors.height <= MOST_COMPARED
     none = pl.DataFrame(schema={"image_id": pl.String, "other_id": pl.String})
@@ -174,7 +174,7 @@ def _result(
     version: dg.DataVersion,
     look_alikes: dg.AssetCheckResult,
 ) -> dg.MaterializeResult[Any]:
-    from platform_assets.vision.galleries import captioned_sheet
+    from platform_assets.vision.views.galleries import captioned_sheet
 
     doubtful = found.filter("is_fault")
     worst = doubtful.head(32)

@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any
 from platform_assets.components import metadata as show
 from platform_assets.components.checkpoint_steps import trial_vectors
 from platform_assets.components.specs import code_version
-from platform_assets.vision.modes import FROZEN_MODES
+from platform_assets.vision.recipes.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
     import polars as pl
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.models import Classifier
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.networks.models import Classifier
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 VIEWS, FIFTYONE, EVALUATION_LOG = "views", "fiftyone", "tb/evaluation"
 MADE_FROM = "made_from.json"
 EXPLAINED, PARTS_SHOWN = 8, 12
 CODE = (
-    *("vision.galleries", "vision.saliency", "vision.embedding_maps", "vision.fiftyone_folder", "vision.part_pictures"),
-    *("vision.prediction_lines", "vision.tensorboard_views"),
+    *(
+        "vision.views.galleries",
+        "vision.views.saliency",
+        "vision.views.embedding_maps",
+        "vision.views.fiftyone_folder",
+        "vision.views.part_pictures",
+    ),
+    *("vision.views.prediction_lines", "vision.views.tensorboard_views"),
 )
 
 
@@ -74,7 +80,7 @@ def _pictures(
     desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame | None
 ) -> Iterator[tuple[str, bytes]]:
     """File name and content of every picture that there can be of this trial."""
-    from platform_assets.vision.galleries import mistakes_sheet
+    from platform_assets.vision.views.galleries import mistakes_sheet
 
     yield "worst_mistakes.jpg", mistakes_sheet(frame, lambda path: (desk.inputs.root / path).read_bytes())
     explained = _explained(desk, trial, classifier, frame)
@@ -88,9 +94,9 @@ def _pictures(
 
 def _explained(desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame) -> bytes | None:
     """Where the evidence for the worst mistakes is; None without mistakes, or where the network does not show it."""
-    from platform_assets.vision.galleries import saliency_sheet, worst_mistakes
-    from platform_assets.vision.models import place
-    from platform_assets.vision.saliency import saliency
+    from platform_assets.vision.networks.models import place
+    from platform_assets.vision.views.galleries import saliency_sheet, worst_mistakes
+    from platform_assets.vision.views.saliency import saliency
 
     worst = worst_mistakes(frame, most=EXPLAINED)
     if worst.is_empty():
@@ -103,8 +109,8 @@ def _explained(desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: 
 
 def _pixels(desk: Desk, trial: ResolvedTrial, rows: pl.DataFrame) -> Any:
     """images_nchw of a few rows, read anew: the decoded images that the next trial needs stay in memory."""
-    from platform_assets.vision.cropping import boxes_of
-    from platform_assets.vision.datasets import load_images
+    from platform_assets.vision.images.cropping import boxes_of
+    from platform_assets.vision.training.batches import load_images
 
     records = rows.select("path").join(desk.inputs.records, on="path", how="left", maintain_order="left")
     paths = [desk.inputs.root / path for path in records["path"]]
@@ -113,7 +119,7 @@ def _pixels(desk: Desk, trial: ResolvedTrial, rows: pl.DataFrame) -> Any:
 
 def _error_map(frame: pl.DataFrame, vectors: pl.DataFrame) -> bytes:
     """Of a sample of test that is stable by hash."""
-    from platform_assets.vision.embedding_maps import MAPPED_IMAGES, error_map, neighbour_points
+    from platform_assets.vision.views.embedding_maps import MAPPED_IMAGES, error_map, neighbour_points
 
     test = frame.filter(part="test").sort("image_id").head(MAPPED_IMAGES)
     mapped = test.select("image_id", "truth", "correct").join(vectors, on="image_id", maintain_order="left")
@@ -122,8 +128,8 @@ def _error_map(frame: pl.DataFrame, vectors: pl.DataFrame) -> bytes:
 
 def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier) -> bytes:
     """What the last block looked at in a dozen images of test, classes in turn."""
-    from platform_assets.vision.galleries import classes_in_turn
-    from platform_assets.vision.part_pictures import looked_at
+    from platform_assets.vision.views.galleries import classes_in_turn
+    from platform_assets.vision.views.part_pictures import looked_at
 
     test = classes_in_turn(desk.inputs.records_of(trial).filter(split="test"), most=PARTS_SHOWN)
     return looked_at(classifier, _pixels(desk, trial, test))
@@ -131,8 +137,8 @@ def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier) -> bytes:
 
 def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: pl.DataFrame | None) -> None:
     """The predictions as other tools read them."""
-    from platform_assets.vision.fiftyone_folder import write_fiftyone
-    from platform_assets.vision.prediction_lines import PREDICTIONS_JSONL, as_jsonl
+    from platform_assets.vision.views.fiftyone_folder import write_fiftyone
+    from platform_assets.vision.views.prediction_lines import PREDICTIONS_JSONL, as_jsonl
 
     folder, label_map = desk.folder(trial.trial), desk.inputs.label_map
     folder.add(PREDICTIONS_JSONL, as_jsonl(frame, label_map))
@@ -144,7 +150,7 @@ def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: p
 
 def add_evaluation_log(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, pictures: Mapping[str, bytes]) -> None:
     """PR curves, pictures and, of a probe, the vectors for the embedding projector, under the trial's tb/."""
-    from platform_assets.vision.tensorboard_views import write_evaluation, write_projector
+    from platform_assets.vision.views.tensorboard_views import write_evaluation, write_projector
 
     with tempfile.TemporaryDirectory() as scratch:
         write_evaluation(Path(scratch), frame, desk.inputs.label_map, pictures)

@@ -12,8 +12,8 @@ from platform_assets.components.specs import DEFAULT_OWNERS, FOLLOWS_ITS_INPUTS,
 from platform_assets.resources import FilesResource, TablesResource
 from platform_assets.vision.cards.dataset_facts import ResponsibleAI, Texts
 from platform_assets.vision.cards.licences import Licence, StatedLicence
-from platform_assets.vision.source_kinds import SourceSpec
-from platform_assets.vision.splits import SplitRule
+from platform_assets.vision.datasets.source_kinds import SourceSpec
+from platform_assets.vision.datasets.splits import SplitRule
 
 
 class VisionDatasetSpec(BaseModel):
@@ -149,7 +149,9 @@ def _records(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    spec = _spec(dataset, "tiny_subset", description_steps.TINY, ["records"], kinds={"folder"}, code=["vision.tiny"])
+    spec = _spec(
+        dataset, "tiny_subset", description_steps.TINY, ["records"], kinds={"folder"}, code=["vision.datasets.tiny"]
+    )
 
     @dg.multi_asset(name=f"{dataset.name}__tiny_subset", specs=[spec], backfill_policy=SINGLE_RUN)
     def tiny_subset(tables: TablesResource, files: FilesResource) -> dg.MaterializeResult[Any]:
@@ -159,7 +161,7 @@ def _tiny_subset(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 
 def _changes(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    code = ["vision.dataset_diff", "vision.quality.shift"]
+    code = ["vision.datasets.dataset_diff", "vision.quality.shift"]
     spec = _spec(dataset, "changes", quality_steps.CHANGES, ["records"], kinds={"polars", "parquet"}, code=code)
 
     @dg.multi_asset(
@@ -176,7 +178,7 @@ def _changes(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
 
 def _profile(dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
     deps, code = ["records", "rejected", "label_map", "near_duplicates"], ["vision.quality.image_faults"]
-    page = ["vision.profile", "vision.cards.profile_page"]
+    page = ["vision.datasets.profile", "vision.cards.profile_page"]
     specs = [
         _spec(dataset, "image_issues", quality_steps.IMAGE_ISSUES, ["records"], kinds={"parquet"}, code=code),
         _spec(dataset, "profile", description_steps.PROFILE, deps, kinds={"polars", "html"}, code=page),

@@ -48,7 +48,7 @@ class EmbeddingCache:
     """Vectors under `{cache}/embeddings/{key.folder}/part-{content hash}.parquet`, float32, never changed once written.
 
     `image_id` is what names the pixels: the SHA-256 of the image's bytes, or of these and the box that was cut out (see
-    vision/cropping.py). A part appears whole or not at all, so any number of writers may add at once; where two wrote the
+    vision/images/cropping.py). A part appears whole or not at all, so any number of writers may add at once; where two wrote the
     same image, the part that is first by name is read.
     """
 

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from platform_assets.vision.archives import IMAGE_SET_LIMITS, Limits, extract
+from platform_assets.vision.datasets.archives import IMAGE_SET_LIMITS, Limits, extract
+from platform_assets.vision.datasets.sources import BadSource, MissingSource
 from platform_assets.vision.formats.archive import ArchiveSource
-from platform_assets.vision.sources import BadSource, MissingSource
 
 MAX_ARCHIVE_BYTES = 300_000_000_000
 """As many as `Limits` lets out of an archive: pictures do not shrink."""

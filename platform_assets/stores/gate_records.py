@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from platform_assets.vision.gates import Finding, Verdict
+from platform_assets.vision.evaluation.gates import Finding, Verdict
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from platform_assets.stores.manifests import FileFacts
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.packs import Packs, pack
 from platform_assets.vision.formats.copies import new_folder
 from platform_assets.vision.formats.snapshot import SNAPSHOT_NAME, write_listing
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.packs import Packs, pack
 
 if TYPE_CHECKING:
     import polars as pl

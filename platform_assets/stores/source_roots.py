@@ -10,11 +10,11 @@ from platform_assets.stores.datasets import Datasets
 from platform_assets.stores.fetches import unpacked
 from platform_assets.stores.snapshots import Snapshots
 from platform_assets.stores.torchvision_sets import written_set
+from platform_assets.vision.datasets.sources import Format, source_root
 from platform_assets.vision.formats.archive import ArchiveSource
 from platform_assets.vision.formats.dvc_folder import DvcSource
 from platform_assets.vision.formats.snapshot import SnapshotSource
 from platform_assets.vision.formats.torchvision_set import TorchvisionSource
-from platform_assets.vision.sources import Format, source_root
 
 
 def project_snapshots(data: Path) -> Snapshots:

@@ -11,7 +11,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from platform_assets.vision.devices import Device
+from platform_assets.vision.machine.devices import Device
 
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # The fields of env.json that describe the environment alone: env_hash covers these.

@@ -19,15 +19,15 @@ from typing import Any
 
 from filelock import FileLock
 
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import BadSource, MissingSource
+from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.formats.torchvision_set import (
     SET_MANIFEST,
     SetManifest,
     TorchvisionSource,
     WrittenClass,
 )
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import BadSource, MissingSource
-from platform_assets.vision.splits import Part
 
 Parts = Mapping[Part | None, Mapping[str, Any]]
 """The arguments of torchvision's class by part; None for a set without official parts."""

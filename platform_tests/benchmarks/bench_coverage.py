@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
-from platform_assets.vision.calibration import calibrate, report
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 from platform_tests.benchmarks.bench_grocery import DATASET, EXPERIMENT, GROCERY, PROBE, materialized
 
 ELPV = yaml.safe_load(Path(__file__).parents[2].joinpath("platform_assets/defs/elpv/defs.yaml").read_text())

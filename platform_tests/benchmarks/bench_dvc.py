@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from platform_assets.stores.datasets import Datasets
-from platform_assets.vision.packs import Packs, pack
+from platform_assets.vision.datasets.packs import Packs, pack
 
 CLASSES = 100
 READ = 10_000

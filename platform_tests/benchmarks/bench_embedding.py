@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.decoding import decode_rgb
-from platform_assets.vision.embedding import ImageLoader, embed
-from platform_assets.vision.engines import choose_engine
-from platform_assets.vision.preprocessing import to_pixels
-from platform_assets.vision.weights import load_backbone
+from platform_assets.vision.images.decoding import decode_rgb
+from platform_assets.vision.networks.embedding import ImageLoader, embed
+from platform_assets.vision.networks.engines import choose_engine
+from platform_assets.vision.networks.weights import load_backbone
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.preprocessing import to_pixels
 
 Images = list[tuple[str, ImageLoader]]
 

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from platform_assets.vision.evaluation import predictions_frame
-from platform_assets.vision.gate_evidence import compare
-from platform_assets.vision.gates import Gate, compared, decide
-from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.gate_evidence import compare
+from platform_assets.vision.evaluation.gates import Gate, compared, decide
+from platform_assets.vision.evaluation.predictions import predictions_frame
 
 AB = LabelMap(names=("a", "b"))
 IMAGES, MARGIN, REPETITIONS = 600, 0.02, 1000

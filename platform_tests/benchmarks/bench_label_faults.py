@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.embedding import embed
-from platform_assets.vision.engines import choose_engine
-from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.networks.embedding import embed
+from platform_assets.vision.networks.engines import choose_engine
+from platform_assets.vision.networks.weights import load_backbone
 from platform_assets.vision.quality.label_faults import label_faults
-from platform_assets.vision.weights import load_backbone
+from platform_assets.vision.recipes.backbones import get_backbone
 
 GROCERY = Path(__file__).parents[3] / "shared/data/grocery"
 SHARE = 0.05

@@ -16,11 +16,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.datasets import Batch, LabelledImages, epoch_batches
-from platform_assets.vision.loading import choose_workers
-from platform_assets.vision.models import Classifier, build_classifier, place
-from platform_assets.vision.train_options import TrainRecipe
+from platform_assets.vision.networks.models import Classifier, build_classifier, place
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.training.batches import Batch, LabelledImages, epoch_batches
+from platform_assets.vision.training.loading import choose_workers
 
 CLASSES = 10
 WORKERS = (0, 1, 2)

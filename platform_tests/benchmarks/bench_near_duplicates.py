@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from platform_assets.vision.decoding import decode_rgb, inspect_image
+from platform_assets.vision.images.decoding import decode_rgb, inspect_image
 from platform_assets.vision.quality.hash_pairs import hash_pairs
 from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, near_duplicates
 from platform_tests.vision.pictures import encoded

@@ -12,16 +12,16 @@ import torch
 
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.embeddings import EmbeddingCache
-from platform_assets.vision.fitting import features_of, fit_probe_trial, part_labels
-from platform_assets.vision.heads import logits_of_features
-from platform_assets.vision.models import build_classifier, place
-from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.scanning import scan
-from platform_assets.vision.scores import score
-from platform_assets.vision.sources import source_root
-from platform_assets.vision.splits import assign_splits
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.sources import source_root
+from platform_assets.vision.datasets.splits import assign_splits
+from platform_assets.vision.evaluation.scores import score
+from platform_assets.vision.heads.modules import logits_of_features
+from platform_assets.vision.networks.models import build_classifier, place
+from platform_assets.vision.recipes.resolving import Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.recipes.variants import Variant
+from platform_assets.vision.training.pixels import Pixels
+from platform_assets.vision.trials.fitting import features_of, fit_probe_trial, part_labels
 from platform_tests.benchmarks import bench_grocery
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, embed_frozen
 

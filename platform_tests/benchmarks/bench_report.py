@@ -22,15 +22,15 @@ from platform_assets.components.report_steps import html_page, report_facts
 from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.calibration import CalibrationReport, calibrate, report
 from platform_assets.vision.cards.report_markdown import report_markdown
-from platform_assets.vision.comparability import Comparability, fixed_preprocessing
-from platform_assets.vision.comparison import trial_row
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.long_tail import ShotAccuracy
-from platform_assets.vision.metrics import Metrics
-from platform_assets.vision.recipes import resolve_trial
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import CalibrationReport, calibrate, report
+from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing
+from platform_assets.vision.evaluation.comparison import trial_row
+from platform_assets.vision.evaluation.long_tail import ShotAccuracy
+from platform_assets.vision.evaluation.metrics import Metrics
+from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.recipes.resolving import resolve_trial
 from platform_tests.benchmarks.launched import launched
 from platform_tests.vision.pictures import encoded, noise
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.datasets import LabelledImages
-from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.train_options import TrainRecipe
-from platform_assets.vision.training import SAVE_EVERY_SECONDS, TrainResult, train
-from platform_assets.vision.training_job import TrainingStopped
-from platform_assets.vision.training_state import STATE_FILE, TrainingState
-from platform_assets.vision.weights import weights_sha256
+from platform_assets.vision.networks.models import Classifier, build_classifier
+from platform_assets.vision.networks.weights import weights_sha256
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.job import TrainingStopped
+from platform_assets.vision.training.state import STATE_FILE, TrainingState
+from platform_assets.vision.training.train import SAVE_EVERY_SECONDS, TrainResult, train
 
 PROJECT = Path(__file__).parents[2]
 SIDE_PX, CLASSES, ROUNDS = 96, 8, 5

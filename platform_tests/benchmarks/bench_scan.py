@@ -27,9 +27,9 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageStat
 
+from platform_assets.vision.datasets.inspection import Known
+from platform_assets.vision.datasets.scanning import Scan, hash_files, scan
 from platform_assets.vision.formats.folder import FolderSource
-from platform_assets.vision.inspection import Known
-from platform_assets.vision.scanning import Scan, hash_files, scan
 
 FEW, MANY, ROUNDS, CLASSES, SIDE_PX = 10_000, 100_000, 7, 10, 128
 SAMPLED_EVERY_S = 0.02

@@ -9,16 +9,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from platform_assets.vision.inference import predict
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.network_fitting import fit_network_trial
-from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Protocol, resolve_trial
-from platform_assets.vision.scanning import scan
-from platform_assets.vision.scores import score
-from platform_assets.vision.sources import source_root
-from platform_assets.vision.splits import assign_splits
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.sources import source_root
+from platform_assets.vision.datasets.splits import assign_splits
+from platform_assets.vision.evaluation.scores import score
+from platform_assets.vision.networks.inference import predict
+from platform_assets.vision.recipes.resolving import Protocol, resolve_trial
+from platform_assets.vision.recipes.variants import Variant
+from platform_assets.vision.training.pixels import Pixels
+from platform_assets.vision.trials.network_fitting import fit_network_trial
 from platform_tests.benchmarks.demo import DATASET
 
 SIZES = (100, 200, 400, 800)

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from platform_assets.vision.evaluation import compute_metrics, predictions_frame
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.ranking_scores import MOST_IMAGES_RESAMPLED
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.predictions import compute_metrics, predictions_frame
+from platform_assets.vision.evaluation.ranking_scores import MOST_IMAGES_RESAMPLED
 from platform_tests.vision.simulated_models import Setting, declared_different, leads, p_values
 
 REPETITIONS, ALPHA = 2000, 0.05

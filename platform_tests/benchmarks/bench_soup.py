@@ -10,17 +10,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from platform_assets.vision.checkpoints import save_checkpoint
-from platform_assets.vision.combination_fitting import fit_combination_trial
-from platform_assets.vision.combination_options import resolve_combination
-from platform_assets.vision.fitting import Fitted
-from platform_assets.vision.inference import predict
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.network_fitting import fit_network_trial
-from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.recipes import Member, Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.scores import score
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.scores import score
+from platform_assets.vision.networks.checkpoints import save_checkpoint
+from platform_assets.vision.networks.inference import predict
+from platform_assets.vision.recipes.combination_options import resolve_combination
+from platform_assets.vision.recipes.resolving import Member, Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.recipes.variants import Variant
+from platform_assets.vision.training.pixels import Pixels
+from platform_assets.vision.trials.combination_fitting import fit_combination_trial
+from platform_assets.vision.trials.fitting import Fitted
+from platform_assets.vision.trials.network_fitting import fit_network_trial
 from platform_tests.benchmarks.bench_grocery import GROCERY
 
 SIZE_PX, EPOCHS, EVERY = 96, 3, 3

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from safetensors.torch import save_file
 
-from platform_assets.vision.weights import load_backbone
+from platform_assets.vision.networks.weights import load_backbone
 from platform_tests.benchmarks.bench_grocery import GROCERY
 from platform_tests.benchmarks.timm_loop import BACKBONE
 

@@ -13,7 +13,7 @@ from platform_assets.components.vision_dataset import VisionDatasetSpec
 
 if TYPE_CHECKING:
     from platform_assets.stores.embeddings import EmbeddingCache
-    from platform_assets.vision.recipes import ResolvedTrial
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 DEFS = Path(__file__).parents[2] / "platform_assets/defs"
 
@@ -38,10 +38,10 @@ class Frozen(NamedTuple):
 def embed_frozen(trial: ResolvedTrial, records: pl.DataFrame, root: Path, cache: EmbeddingCache) -> pl.DataFrame:
     """image_id and vector of all records, computed and kept in the cache."""
     from platform_assets.stores.embeddings import EmbeddingKey
-    from platform_assets.vision.backbones import get_backbone
-    from platform_assets.vision.embedding import embed_batches
-    from platform_assets.vision.engines import choose_engine
-    from platform_assets.vision.weights import load_backbone, weights_sha256
+    from platform_assets.vision.networks.embedding import embed_batches
+    from platform_assets.vision.networks.engines import choose_engine
+    from platform_assets.vision.networks.weights import load_backbone, weights_sha256
+    from platform_assets.vision.recipes.backbones import get_backbone
 
     backbone = load_backbone(trial.backbone, pretrained=True, features=trial.features)
     choice = choose_engine(backbone, trial.preprocessing, "cpu")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.datasets import LabelledImages, load_images
-from platform_assets.vision.models import build_classifier
-from platform_assets.vision.recipes import training_pixels
-from platform_assets.vision.train_options import TrainRecipe
-from platform_assets.vision.training import train
+from platform_assets.vision.networks.models import build_classifier
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.resolving import training_pixels
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.training.batches import LabelledImages, load_images
+from platform_assets.vision.training.train import train
 from platform_tests.benchmarks.timm_loop import BACKBONE, MOMENTUM, SMOOTHING, WEIGHT_DECAY, learning_rate
 
 

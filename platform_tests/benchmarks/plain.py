@@ -20,39 +20,39 @@ from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs, TrialRun
 from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
-from platform_assets.vision import plots
-from platform_assets.vision.calibration import calibrate
-from platform_assets.vision.calibration import report as certainty
 from platform_assets.vision.cards.data_card import DataCardFacts, data_card
 from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
-from platform_assets.vision.checkpoints import load_classifier, save_checkpoint
-from platform_assets.vision.comparability import Comparability, fixed_preprocessing, split_sha256
-from platform_assets.vision.comparison import choose_champion, trial_row
-from platform_assets.vision.dataset_diff import diff
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
-from platform_assets.vision.exporting import check_parity, export_onnx, measure_latency
-from platform_assets.vision.fitting import features_of, fit_probe_trial
-from platform_assets.vision.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
-from platform_assets.vision.inference import predict
-from platform_assets.vision.leaderboards import leaderboard
-from platform_assets.vision.long_tail import shots_of
-from platform_assets.vision.models import Classifier
-from platform_assets.vision.network_fitting import fit_network_trial
-from platform_assets.vision.pixels import Pixels
-from platform_assets.vision.profile import profile
+from platform_assets.vision.datasets.dataset_diff import diff
+from platform_assets.vision.datasets.profile import profile
+from platform_assets.vision.datasets.scanning import hash_files, scan
+from platform_assets.vision.datasets.sources import source_files, source_root
+from platform_assets.vision.datasets.splits import assign_splits
+from platform_assets.vision.datasets.tiny import choose_tiny, copy_tiny
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration import report as certainty
+from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing, split_sha256
+from platform_assets.vision.evaluation.comparison import choose_champion, trial_row
+from platform_assets.vision.evaluation.leaderboards import leaderboard
+from platform_assets.vision.evaluation.long_tail import shots_of
+from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.evaluation.slices import slice_columns, slices
+from platform_assets.vision.networks.checkpoints import load_classifier, save_checkpoint
+from platform_assets.vision.networks.exporting import check_parity, export_onnx, measure_latency
+from platform_assets.vision.networks.inference import predict
+from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.quality.findings import Findings
 from platform_assets.vision.quality.image_faults import image_faults, scores_by_pixels
 from platform_assets.vision.quality.label_faults import label_faults
 from platform_assets.vision.quality.near_duplicates import near_by_vectors, near_duplicate_groups, near_duplicates
 from platform_assets.vision.quality.record_schema import schema_problems
 from platform_assets.vision.quality.shift import shift
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, resolve_trial
-from platform_assets.vision.scanning import hash_files, scan
-from platform_assets.vision.slices import slice_columns, slices
-from platform_assets.vision.sources import source_files, source_root
-from platform_assets.vision.splits import assign_splits
-from platform_assets.vision.tiny import choose_tiny, copy_tiny
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.recipes.resolving import Protocol, ResolvedTrial, resolve_trial
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.training.pixels import Pixels
+from platform_assets.vision.trials.fitting import features_of, fit_probe_trial
+from platform_assets.vision.trials.network_fitting import fit_network_trial
+from platform_assets.vision.views import plots
+from platform_assets.vision.views.galleries import captioned_sheet, contact_sheet, mistakes_sheet, pairs_sheet
 from platform_tests.benchmarks.demo import DATASET, EXPERIMENT, Frozen, embed_frozen
 
 

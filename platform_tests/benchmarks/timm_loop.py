@@ -21,8 +21,8 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.weights import load_backbone
+from platform_assets.vision.networks.weights import load_backbone
+from platform_assets.vision.recipes.backbones import get_backbone
 
 BACKBONE = "tf_efficientnet_lite0"
 MOMENTUM, WEIGHT_DECAY, SMOOTHING = 0.9, 2e-5, 0.1

@@ -12,10 +12,10 @@ import polars as pl
 
 from platform_assets.stores.outputs import OutputFolder
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.calibration import calibrate, report
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 
 
 def forged(

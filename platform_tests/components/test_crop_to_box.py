@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.cropping import MissingBox
-from platform_assets.vision.onnx_classifier import OnnxClassifier
+from platform_assets.vision.images.cropping import MissingBox
+from platform_assets.vision.networks.onnx_classifier import OnnxClassifier
 from platform_tests.components.projects import (
     COLOURS,
     Project,

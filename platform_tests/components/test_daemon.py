@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData, TickStatus
 
-from platform_tests.commands import done, edit, instance_of, launch_backfill, started, until, user_interface
 from platform_tests.components.projects import give_database, write_images
+from platform_tests.processes import done, edit, instance_of, launch_backfill, started, until, user_interface
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

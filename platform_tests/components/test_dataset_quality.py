@@ -327,15 +327,15 @@ def test_incremental__code_of_another_module_makes_nothing_again(
     try:
         before = version()
         others = [
-            version(name) for name in ("vision/cards/data_card.py", "vision/training.py", "vision/formats/cub.py")
+            version(name) for name in ("vision/cards/data_card.py", "vision/training/train.py", "vision/formats/cub.py")
         ]
         own = [
             version(name)
             for name in (
-                "vision/splits.py",
+                "vision/datasets/splits.py",
                 "vision/formats/folder.py",
-                "vision/perceptual_hash.py",
-                "vision/inspection.py",
+                "vision/images/perceptual_hash.py",
+                "vision/datasets/inspection.py",
             )
         ]
     finally:

@@ -16,12 +16,12 @@ from platform_assets.stores.outputs import Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.stamps import check_stamp
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.calibration import Calibration
-from platform_assets.vision.checkpoints import load_classifier
-from platform_assets.vision.exporting import export_onnx
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.onnx_classifier import OnnxClassifier
-from platform_assets.vision.tensorboard_log import EVENT_FILE
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import Calibration
+from platform_assets.vision.networks.checkpoints import load_classifier
+from platform_assets.vision.networks.exporting import export_onnx
+from platform_assets.vision.networks.onnx_classifier import OnnxClassifier
+from platform_assets.vision.training.tensorboard_log import EVENT_FILE
 from platform_tests.components.projects import (
     CNN,
     Project,

@@ -20,8 +20,8 @@ from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.runs import Runs
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.comparability import Comparability
-from platform_assets.vision.gates import Gate
+from platform_assets.vision.evaluation.comparability import Comparability
+from platform_assets.vision.evaluation.gates import Gate
 from platform_tests.components.forgeries import forged
 from platform_tests.components.projects import (
     CNN,

@@ -11,8 +11,8 @@ from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.inputs import Inputs
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.weight_files import WeightPlaces, WeightsMissing
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.networks.weight_files import WeightPlaces, WeightsMissing
 from platform_tests.components.projects import dataset_yaml, experiment_yaml
 
 

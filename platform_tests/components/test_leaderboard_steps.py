@@ -9,8 +9,8 @@ import polars as pl
 
 from platform_assets.components.experiment_spec import ExperimentSpec
 from platform_assets.components.leaderboard_steps import conclusion
-from platform_assets.vision.evaluation import predictions_frame
-from platform_assets.vision.leaderboards import leaderboard
+from platform_assets.vision.evaluation.leaderboards import leaderboard
+from platform_assets.vision.evaluation.predictions import predictions_frame
 from platform_tests.vision.trial_rows import AB, experiment_of, predictions_of, trial_of
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch"}

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.comparability import Comparability
-from platform_assets.vision.metrics import HEADLINES, Metrics
+from platform_assets.vision.evaluation.comparability import Comparability
+from platform_assets.vision.evaluation.metrics import HEADLINES, Metrics
 from platform_tests.components.projects import (
     CNN,
     Project,

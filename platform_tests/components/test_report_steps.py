@@ -19,7 +19,7 @@ from platform_assets.components.project_specs import experiments
 from platform_assets.components.report_steps import gate_outcomes
 from platform_assets.stores.outputs import OutputFolder, Outputs
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.tensorboard_views import CONFIG
+from platform_assets.vision.views.tensorboard_views import CONFIG
 from platform_tests.components.projects import Project, experiment_yaml, lasting_project, metadata, write_images
 from platform_tests.vision.cards.pages import Elements, require_accessible, require_alone
 

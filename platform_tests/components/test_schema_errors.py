@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from platform_assets.vision.decoding import MAX_PIXELS
+from platform_assets.vision.images.decoding import MAX_PIXELS
 from platform_tests.components.projects import CNN, Project, dataset_yaml, experiment_yaml
 
 Document = dict[str, Any]

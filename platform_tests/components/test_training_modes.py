@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.checkpoints import load_classifier
-from platform_assets.vision.part_attention import PartAttention
+from platform_assets.vision.networks.checkpoints import load_classifier
+from platform_assets.vision.networks.part_attention import PartAttention
 from platform_tests.components.projects import (
     Project,
     dataset_yaml,

@@ -27,8 +27,8 @@ from platform_assets.resources import (
 )
 from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.tuning_options import Tune, best_parameters
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.tuning_options import Tune, best_parameters
 from platform_tests.components.projects import COLOURS, dataset_yaml, experiment_yaml, write_images
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16}}

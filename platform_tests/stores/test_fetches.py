@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from platform_assets.stores.fetches import FetchFailed, WrongArchive, fetch, unpacked
-from platform_assets.vision.archives import BadArchive, Limits
+from platform_assets.vision.datasets.archives import BadArchive, Limits
+from platform_assets.vision.datasets.sources import MissingSource
 from platform_assets.vision.formats.archive import ArchiveSource
-from platform_assets.vision.sources import MissingSource
 from platform_tests.s3_server import S3Server
+from platform_tests.vision.datasets.test_archives import tarred, zipped
 from platform_tests.vision.pictures import png
-from platform_tests.vision.test_archives import tarred, zipped
 
 DATA = bytes(range(256)) * 16_384  # 4 MiB: several chunks
 PETS = zipped({"pets/cat/a.png": png(1), "pets/dog/b.png": png(2), "README.md": b"pets"})

@@ -23,7 +23,7 @@ from platform_assets.stores.gate_records import (
 )
 from platform_assets.stores.run_table import RunTable
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.gates import Finding
+from platform_assets.vision.evaluation.gates import Finding
 
 START = datetime(2026, 11, 30, 3, 0, tzinfo=UTC)
 ASKED = Asked(by="ada", how="kestrel promote", dagster_run_id="0b7c" * 8)

@@ -11,14 +11,14 @@ import pytest
 
 from platform_assets.stores.snapshots import DamagedSnapshot, MissingSnapshot, Snapshot, SnapshotConflict, Snapshots
 from platform_assets.stores.source_roots import project_snapshots, ready_root, stated_version
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.profile import records_version
+from platform_assets.vision.datasets.scanning import hash_files, scan, source_version
+from platform_assets.vision.datasets.sources import source_files
+from platform_assets.vision.datasets.splits import SplitRule, assign_splits
 from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.folder import FolderSource
 from platform_assets.vision.formats.snapshot import SnapshotSource
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import records_version
-from platform_assets.vision.scanning import hash_files, scan, source_version
-from platform_assets.vision.sources import source_files
-from platform_assets.vision.splits import SplitRule, assign_splits
 from platform_tests.components.projects import write_images
 
 RULE = SplitRule(kind="stratified")

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from platform_assets.stores.torchvision_sets import written_set
+from platform_assets.vision.datasets.sources import BadSource, Candidates, MissingSource, source_files
 from platform_assets.vision.formats.torchvision_set import SET_MANIFEST, TorchvisionSource
-from platform_assets.vision.sources import BadSource, Candidates, MissingSource, source_files
 from platform_tests.vision.pictures import encoded, noise, write
 
 CIFAR_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.datasets import LabelledImages
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.recipes import Protocol, ResolvedTrial, TrainRecipe, resolve_trial
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.networks.models import Classifier, build_classifier
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.resolving import Protocol, ResolvedTrial, TrainRecipe, resolve_trial
+from platform_assets.vision.recipes.variants import Variant
+from platform_assets.vision.training.batches import LabelledImages
 
 SHAPES = LabelMap(names=("cross", "ring", "square"))
 SIDE_PX = 32

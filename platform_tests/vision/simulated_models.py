@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.vision.significance import holm, sign_test
+from platform_assets.vision.evaluation.significance import holm, sign_test
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from platform_assets.vision.datasets import LabelledImages
-from platform_assets.vision.losses import draw_order, make_loss
-from platform_assets.vision.models import Classifier
-from platform_assets.vision.optimization import freeze, make_optimizer, rate_factor
-from platform_assets.vision.train_options import TrainRecipe
+from platform_assets.vision.networks.models import Classifier
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.losses import draw_order, make_loss
+from platform_assets.vision.training.optimization import freeze, make_optimizer, rate_factor
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.datasets import LabelledImages
-from platform_assets.vision.models import Classifier, build_classifier
-from platform_assets.vision.train_options import TrainRecipe
-from platform_assets.vision.training import TrainResult, train
+from platform_assets.vision.networks.models import Classifier, build_classifier
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.train import TrainResult, train
 from platform_tests.vision.shapes import PREPROCESSING, SHAPES, SIDE_PX, coloured_shapes
 
 TRAIN, VAL = coloured_shapes(22, seed=1), coloured_shapes(12, seed=2)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from platform_assets.vision.calibration import CalibrationReport, calibrate, report
-from platform_assets.vision.comparability import Comparability, fixed_preprocessing
-from platform_assets.vision.comparison import trial_row
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.long_tail import ShotAccuracy
-from platform_assets.vision.metrics import Metrics
-from platform_assets.vision.recipes import Protocol, resolve_trial
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import CalibrationReport, calibrate, report
+from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing
+from platform_assets.vision.evaluation.comparison import trial_row
+from platform_assets.vision.evaluation.long_tail import ShotAccuracy
+from platform_assets.vision.evaluation.metrics import Metrics
+from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.recipes.resolving import Protocol, resolve_trial
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.recipes.variants import Variant
 
 AB = LabelMap(names=("a", "b"))
 PROTOCOL = Protocol(dataset="letters", experiment="e", metric="top1", label_map_checksum=AB.checksum)

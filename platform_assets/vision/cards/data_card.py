@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from platform_assets.vision.cards.dataset_facts import ResponsibleAI
 from platform_assets.vision.cards.licences import StatedLicence, hub_fields, missing
 from platform_assets.vision.cards.markdown import NOT_STATED, literal, number, stated, table
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import Profile
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.profile import Profile
+from platform_assets.vision.datasets.splits import SplitRule
 from platform_assets.vision.quality.findings import Findings
-from platform_assets.vision.splits import SplitRule
 
 NOT_LOOKED_FOR = "not looked for"
 JUDGED_LATER = "judged by each experiment with a linear probe, in its label_issues"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.calibration import CalibrationReport
 from platform_assets.vision.cards.licences import StatedLicence, hub_fields
 from platform_assets.vision.cards.markdown import cell, front_matter, literal, stated, table
-from platform_assets.vision.exporting import ParityReport
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.metrics import Metrics
-from platform_assets.vision.modes import RECIPE_OF_MODE
-from platform_assets.vision.recipes import ResolvedTrial
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import CalibrationReport
+from platform_assets.vision.evaluation.metrics import Metrics
+from platform_assets.vision.networks.exporting import ParityReport
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.modes import RECIPE_OF_MODE
+from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 _BOARD_COLUMNS = (
     *("rank", "variant", "mode", "backbone", "image_size_px", "seeds", "val_mean", "test_mean", "test_low"),
@@ -191,7 +191,7 @@ def _training_text(facts: ModelCardFacts) -> str:
 def _use_text(facts: ModelCardFacts) -> str:
     parity = facts.parity
     code = (
-        "```python\nfrom pathlib import Path\n\nfrom platform_assets.vision.onnx_classifier import OnnxClassifier\n\n"
+        "```python\nfrom pathlib import Path\n\nfrom platform_assets.vision.networks.onnx_classifier import OnnxClassifier\n\n"
         'model = OnnxClassifier(Path("exports/model.onnx"))\n'
         'print(model.predict([Path("photo.jpg").read_bytes()])[0].label)\n```'
     )

@@ -15,10 +15,10 @@ from platform_assets.vision.cards.licences import StatedLicence, missing
 from platform_assets.vision.cards.markdown import number
 from platform_assets.vision.cards.pages import rendered
 from platform_assets.vision.cards.thumbnails import Load, class_samples, data_uris
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import Profile
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.profile import Profile
+from platform_assets.vision.datasets.splits import PARTS, absent_classes
 from platform_assets.vision.quality.findings import Findings
-from platform_assets.vision.splits import PARTS, absent_classes
 
 _PICTURE_BYTES = 2_200_000
 _TABLE_ROWS = 1000

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.cards.line_charts import LineChart
-from platform_assets.vision.metrics import Metrics
+from platform_assets.vision.evaluation.metrics import Metrics
 
 
 class Outcome(BaseModel):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 from PIL import Image
 
-from platform_assets.vision.decoding import UnreadableImage, decode_rgb
+from platform_assets.vision.images.decoding import UnreadableImage, decode_rgb
 
 Load = Callable[[str], bytes]
 

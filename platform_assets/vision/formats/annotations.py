@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from platform_assets.vision.datasets.sources import Candidates, Rejected, candidates, refusal
+from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.formats.boxes import Box, box_problem, from_fractions
 from platform_assets.vision.formats.headers import Header, UnreadableHeader, read_header
-from platform_assets.vision.sources import Candidates, Rejected, candidates, refusal
-from platform_assets.vision.splits import Part
 
 if TYPE_CHECKING:
-    from platform_assets.vision.decoding import RejectReason
+    from platform_assets.vision.images.decoding import RejectReason
 
 Several = Literal["reject", "largest"]
 """What becomes of an image with several annotations: it is rejected, or takes that with the largest box."""

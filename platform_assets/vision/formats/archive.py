@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from platform_assets.vision.format_detection import detect
-from platform_assets.vision.format_kinds import FormatSpec, NestedFormat
-from platform_assets.vision.sources import Candidates, Format, source_root
+from platform_assets.vision.datasets.format_detection import detect
+from platform_assets.vision.datasets.format_kinds import FormatSpec, NestedFormat
+from platform_assets.vision.datasets.sources import Candidates, Format, source_root
 
 
 class ArchiveSource(Format):

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import BadSource, Candidates, FileName, Source, require_inside
+from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, checked_box
 from platform_assets.vision.formats.copies import (
     CopiedImage,
@@ -21,9 +24,6 @@ from platform_assets.vision.formats.copies import (
     write_json,
 )
 from platform_assets.vision.formats.documents import ClassName, Document, read_json
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import BadSource, Candidates, FileName, Source, require_inside
-from platform_assets.vision.splits import Part
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from platform_assets.vision.datasets.label_map import LabelMap, UnknownLabel
+from platform_assets.vision.datasets.sources import refusal
+from platform_assets.vision.datasets.splits import PARTS, Part
 from platform_assets.vision.formats.boxes import Box
 from platform_assets.vision.formats.headers import SUFFIXES, Header, UnreadableHeader, read_header
-from platform_assets.vision.label_map import LabelMap, UnknownLabel
-from platform_assets.vision.sources import refusal
-from platform_assets.vision.splits import PARTS, Part
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, RootModel, field_validator
 
-from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, checked_box
-from platform_assets.vision.formats.boxes import Box
-from platform_assets.vision.formats.copies import CannotWrite, CopiedImage, copied_images, copy_image, new_folder
-from platform_assets.vision.formats.croissant_metadata import CroissantAbout, croissant_metadata, mlcroissant_module
-from platform_assets.vision.formats.croissant_records import RecordSet, require_local
-from platform_assets.vision.formats.documents import class_list, read_json
-from platform_assets.vision.label_map import LabelMap, normal_label
-from platform_assets.vision.sources import (
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.sources import (
     BadSource,
     Candidates,
     ClassList,
@@ -27,6 +21,12 @@ from platform_assets.vision.sources import (
     part_named,
     require_inside,
 )
+from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, checked_box
+from platform_assets.vision.formats.boxes import Box
+from platform_assets.vision.formats.copies import CannotWrite, CopiedImage, copied_images, copy_image, new_folder
+from platform_assets.vision.formats.croissant_metadata import CroissantAbout, croissant_metadata, mlcroissant_module
+from platform_assets.vision.formats.croissant_records import RecordSet, require_local
+from platform_assets.vision.formats.documents import class_list, read_json
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from platform_assets.vision.cards.dataset_facts import ResponsibleAI
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import Spec
 from platform_assets.vision.formats.copies import CopiedImage
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import Spec
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 

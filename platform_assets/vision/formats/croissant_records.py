@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from platform_assets.vision.datasets.sources import BadSource, refusal
 from platform_assets.vision.formats.folder import walk
 from platform_assets.vision.formats.parquet import text_columns
-from platform_assets.vision.sources import BadSource, refusal
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal
 
+from platform_assets.vision.datasets.sources import Candidates, Source
 from platform_assets.vision.formats.entries import ClassIds, Entry, Key, by_id, image_candidates, require_same_ids
 from platform_assets.vision.formats.id_lists import list_entries
-from platform_assets.vision.sources import Candidates, Source
 
 BIRD_LISTS = (
     *("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "bounding_boxes.txt"),

@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import (
+    BadSource,
+    Candidates,
+    FileName,
+    Source,
+    part_named,
+    refusal,
+    require_inside,
+)
 from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, checked_box
 from platform_assets.vision.formats.copies import (
     CannotWrite,
@@ -23,8 +33,6 @@ from platform_assets.vision.formats.copies import (
     write_json,
 )
 from platform_assets.vision.formats.documents import ClassName, Document, read_json
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import BadSource, Candidates, FileName, Source, part_named, refusal, require_inside
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,8 +8,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from platform_assets.vision.label_map import LabelMap, normal_label
-from platform_assets.vision.sources import BadSource, refusal
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.sources import BadSource, refusal
 
 
 class Document(BaseModel):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from platform_assets.vision.format_kinds import NestedFormat
+from platform_assets.vision.datasets.format_kinds import NestedFormat
+from platform_assets.vision.datasets.sources import BadSource, Candidates, FileName, Format, source_root
 from platform_assets.vision.formats.folder import FolderSource
-from platform_assets.vision.sources import BadSource, Candidates, FileName, Format, source_root
 
 
 class DvcSource(Format):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import BadSource, Candidates, Rejected, candidates, refusal
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Rejected, candidates, refusal
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")

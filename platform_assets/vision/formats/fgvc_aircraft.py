@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import Candidates, Source
+from platform_assets.vision.datasets.splits import PARTS
 from platform_assets.vision.formats.entries import Entry, by_id, image_candidates, require_same_ids
 from platform_assets.vision.formats.id_lists import list_entries
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import Candidates, Source
-from platform_assets.vision.splits import PARTS
 
 Level = Literal["manufacturer", "family", "variant"]
 

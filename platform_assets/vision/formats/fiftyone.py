@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Source, part_named, require_inside
+from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, box_from_fractions
 from platform_assets.vision.formats.documents import ClassName, Document, class_list, read_json
-from platform_assets.vision.sources import BadSource, Candidates, Source, part_named, require_inside
-from platform_assets.vision.splits import Part
 
 
 class FiftyOneSource(Source):

@@ -8,9 +8,8 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from platform_assets.vision.formats.copies import CannotWrite, copied_images, copy_image, new_folder
-from platform_assets.vision.label_map import LabelMap, normal_label
-from platform_assets.vision.sources import (
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.sources import (
     BadSource,
     Candidates,
     ClassList,
@@ -20,7 +19,8 @@ from platform_assets.vision.sources import (
     part_named,
     refusal,
 )
-from platform_assets.vision.splits import Part
+from platform_assets.vision.datasets.splits import Part
+from platform_assets.vision.formats.copies import CannotWrite, copied_images, copy_image, new_folder
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from platform_assets.vision.formats.annotations import Refused
-from platform_assets.vision.formats.folder import walk
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import (
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import (
     Candidates,
     ClassList,
     Rejected,
@@ -23,7 +21,9 @@ from platform_assets.vision.sources import (
     part_named,
     require_inside,
 )
-from platform_assets.vision.splits import Part
+from platform_assets.vision.datasets.splits import Part
+from platform_assets.vision.formats.annotations import Refused
+from platform_assets.vision.formats.folder import walk
 
 _GROUPS = frozenset({"label", "split", "group"})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.entries import Entry
 from platform_assets.vision.formats.set_files import read_text
-from platform_assets.vision.sources import BadSource
 
 
 def list_entries(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Source
+from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.formats.entries import ClassIds, Entry, by_id, image_candidates, require_same_ids
 from platform_assets.vision.formats.set_files import read_text
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import BadSource, Candidates, Source
-from platform_assets.vision.splits import Part
 
 _FILES: dict[Part, str] = {"train": "train2017.json", "test": "val2017.json"}
 _LISTS = ("categories", "images", "annotations")

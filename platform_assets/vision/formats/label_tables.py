@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from platform_assets.vision.datasets.label_map import UnknownLabel, normal_label
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.tables import ColumnRef, LabelBins, LabelNames, Table
-from platform_assets.vision.label_map import UnknownLabel, normal_label
-from platform_assets.vision.sources import BadSource
 
 
 def label_reader(spec: Table, root: Path) -> tuple[tuple[str, ...] | None, Callable[[str], str]]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.entries import Entry
 from platform_assets.vision.formats.set_files import read_bytes
-from platform_assets.vision.sources import BadSource
 
 # 2026-11: scipy.io.loadmat (1.17.1) takes the process down with a segmentation fault on damaged files, within seconds of random
 # changes to a good one. Use it again when it raises instead; the tests hold this reader against it on good files.

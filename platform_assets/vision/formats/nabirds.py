@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from platform_assets.vision.datasets.label_map import normal_label
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Source
 from platform_assets.vision.formats.cub import BIRD_COLUMNS, BIRD_LISTS, BirdImage, bird_images, class_names
 from platform_assets.vision.formats.entries import ClassIds, Entry, by_id, image_candidates
 from platform_assets.vision.formats.id_lists import list_entries
-from platform_assets.vision.label_map import normal_label
-from platform_assets.vision.sources import BadSource, Candidates, Source
 
 
 class NabirdsSource(Source):

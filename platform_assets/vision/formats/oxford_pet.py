@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from platform_assets.vision.datasets.sources import Candidates, Source, refusal
 from platform_assets.vision.formats.entries import ClassIds, Entry, by_id, image_candidates, require_same_ids
 from platform_assets.vision.formats.id_lists import list_entries
 from platform_assets.vision.formats.set_files import has_file
 from platform_assets.vision.formats.voc_boxes import largest_box
-from platform_assets.vision.sources import Candidates, Source, refusal
 
 _WHOLE, _TRAIN, _TEST = "annotations/list.txt", "annotations/trainval.txt", "annotations/test.txt"
 _SPECIES = {1: "cat", 2: "dog"}

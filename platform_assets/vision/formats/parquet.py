@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import model_validator
 
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.tables import Table
-from platform_assets.vision.sources import BadSource
 
 if TYPE_CHECKING:
     import polars as pl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from platform_assets.vision.sources import BadSource, refusal
+from platform_assets.vision.datasets.sources import BadSource, refusal
 
 
 def has_file(root: Path, file: str) -> bool:

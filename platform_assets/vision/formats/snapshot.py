@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from platform_assets.vision.sources import RECORD_COLUMNS, BadSource, Candidates, Format, rejected_frame
+from platform_assets.vision.datasets.sources import RECORD_COLUMNS, BadSource, Candidates, Format, rejected_frame
 
 if TYPE_CHECKING:
     import polars as pl

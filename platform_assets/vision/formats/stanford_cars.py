@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from platform_assets.vision.datasets.sources import Candidates, Source
 from platform_assets.vision.formats.entries import ClassIds, Entry, by_id, image_candidates
 from platform_assets.vision.formats.mat_files import mat_entries, plain, read_mat
 from platform_assets.vision.formats.set_files import has_file
-from platform_assets.vision.sources import Candidates, Source
 
 _META, _TRAIN, _WHOLE = "devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_annos.mat"
 _TEST = ("devkit/cars_test_annos_withlabels.mat", "cars_test_annos_withlabels.mat")

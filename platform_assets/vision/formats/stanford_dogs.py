@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Source
 from platform_assets.vision.formats.entries import ClassIds, Entry, by_id, image_candidates
 from platform_assets.vision.formats.mat_files import plain, read_mat
 from platform_assets.vision.formats.set_files import has_file
 from platform_assets.vision.formats.voc_boxes import largest_box
-from platform_assets.vision.sources import BadSource, Candidates, Source
 
 _LISTS = ("train_list.mat", "test_list.mat")
 _COLUMNS = ("file_list", "annotation_list", "labels")

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from platform_assets.vision.label_map import LabelMap, UnknownLabel
-from platform_assets.vision.sources import (
+from platform_assets.vision.datasets.label_map import LabelMap, UnknownLabel
+from platform_assets.vision.datasets.sources import (
     ANNOTATION_COLUMNS,
     RECORD_COLUMNS,
     BadSource,
@@ -26,7 +26,7 @@ from platform_assets.vision.sources import (
     refusal,
     require_inside,
 )
-from platform_assets.vision.splits import Part
+from platform_assets.vision.datasets.splits import Part
 
 ColumnRef = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(min_length=1)]
 """A column by its name in the header, or by its position from 0."""

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
+from platform_assets.vision.datasets.sources import BadSource, Candidates, Format
 from platform_assets.vision.formats.folder import FolderSource
-from platform_assets.vision.sources import BadSource, Candidates, Format
 
 SET_MANIFEST = "manifest.json"
 

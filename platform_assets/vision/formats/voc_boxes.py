@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.entries import Entry
 from platform_assets.vision.formats.set_files import read_bytes
-from platform_assets.vision.sources import BadSource
 
 
 def largest_box(root: Path, file: str, *, first_pixel: int) -> list[float]:

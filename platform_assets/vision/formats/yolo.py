@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import BadSource, Candidates, FileName, Source, refusal, require_inside
+from platform_assets.vision.datasets.splits import PARTS, Part
 from platform_assets.vision.formats.annotations import Annotation, Listing, Refused, Several, box_from_fractions
 from platform_assets.vision.formats.boxes import to_fractions
 from platform_assets.vision.formats.copies import (
@@ -23,9 +26,6 @@ from platform_assets.vision.formats.copies import (
 from platform_assets.vision.formats.documents import ClassName, Document, read_bytes, read_yaml
 from platform_assets.vision.formats.folder import IMAGE_SUFFIXES, walk
 from platform_assets.vision.formats.headers import Header
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import BadSource, Candidates, FileName, Source, refusal, require_inside
-from platform_assets.vision.splits import PARTS, Part
 
 if TYPE_CHECKING:
     import polars as pl

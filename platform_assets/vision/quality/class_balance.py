@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-    from platform_assets.vision.label_map import LabelMap
+    from platform_assets.vision.datasets.label_map import LabelMap
 
 
 def class_balance_problems(

@@ -44,8 +44,8 @@ def scores_by_pixels(records: pl.DataFrame, read: ReadBytes, known: pl.DataFrame
     result, are not asked for."""
     import polars as pl
 
-    from platform_assets.vision.decoding import decode_rgb
-    from platform_assets.vision.inspection import in_threads
+    from platform_assets.vision.datasets.inspection import in_threads
+    from platform_assets.vision.images.decoding import decode_rgb
 
     images, columns = _once(records), dict.fromkeys(PixelScores._fields, pl.Float64)
     taken = pl.DataFrame(schema={"image_id": pl.String, **columns}) if known is None else known

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from platform_assets.vision.label_map import LabelMap
-    from platform_assets.vision.probe import FittedProbe
+    from platform_assets.vision.datasets.label_map import LabelMap
+    from platform_assets.vision.heads.probe import FittedProbe
 
     Labels = NDArray[np.int64]
     Features = NDArray[np.float32]
@@ -86,8 +86,8 @@ def out_of_fold(
 
 def _probe(features_nd: Features, labels_n: Labels, fit: Labels, choose: Labels, classes: int) -> FittedProbe:
     """C by log loss: fitted on the rows `fit`, chosen on the rows `choose`, then fitted on both."""
-    from platform_assets.vision.probe import fit_probe
-    from platform_assets.vision.probe_options import ProbeRecipe
+    from platform_assets.vision.heads.probe import fit_probe
+    from platform_assets.vision.recipes.probe_options import ProbeRecipe
 
     low, high = LOG10_C_RANGE
     grid = ProbeRecipe(log10_c_min=low, log10_c_max=high, points=4, max_iterations=300, tolerance=1e-3)

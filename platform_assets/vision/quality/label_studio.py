@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import ValidationError
 
-from platform_assets.vision.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
 from platform_assets.vision.quality.reviews import BadReview, Override, once
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
-    from platform_assets.vision.decoding import decode_rgb
+    from platform_assets.vision.images.decoding import decode_rgb
 
     def thumbnail(path: str) -> NDArray[np.uint8]:
         picture = Image.fromarray(decode_rgb(read(path))).convert("L")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.sources import annotation_types
-from platform_assets.vision.splits import PARTS
+from platform_assets.vision.datasets.sources import annotation_types
+from platform_assets.vision.datasets.splits import PARTS
 
 if TYPE_CHECKING:
     import pandera.polars as pa

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from platform_assets.vision.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
 
 if TYPE_CHECKING:
     import polars as pl

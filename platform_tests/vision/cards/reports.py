@@ -9,9 +9,9 @@ import polars as pl
 
 from platform_assets.vision.cards.line_charts import Line, LineChart
 from platform_assets.vision.cards.report_facts import Outcome, ReportFacts, Serving, ShownTrial
-from platform_assets.vision.evaluation import compute_metrics, predictions_frame
-from platform_assets.vision.galleries import worst_mistakes
-from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.predictions import compute_metrics, predictions_frame
+from platform_assets.vision.views.galleries import worst_mistakes
 from platform_tests.vision.pictures import encoded, noise
 
 EVIL = '<script>document.title="owned"</script>"\' onerror=x <img src=https://evil.example/x.png>'

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from platform_assets.vision.cards.data_card import DataCardFacts, data_card
 from platform_assets.vision.cards.dataset_facts import ResponsibleAI
 from platform_assets.vision.cards.licences import Licence
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import profile
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.profile import profile
+from platform_assets.vision.datasets.splits import SplitRule
 from platform_assets.vision.quality.findings import Findings
-from platform_assets.vision.splits import SplitRule
 
 LABELS = LabelMap(names=("a|b", "c"))
 

@@ -6,16 +6,16 @@ import pytest
 from huggingface_hub import ModelCard
 from pydantic import ValidationError
 
-from platform_assets.vision.backbones import get_backbone
-from platform_assets.vision.calibration import calibrate, report
 from platform_assets.vision.cards.licences import Licence
 from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance, model_card
-from platform_assets.vision.evaluation import compute_metrics, logits_and_truth, predictions_frame
-from platform_assets.vision.exporting import ParityReport
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.recipes import Protocol, resolve_trial
-from platform_assets.vision.uncertainty_options import UncertaintyOptions
-from platform_assets.vision.variants import Variant
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
+from platform_assets.vision.networks.exporting import ParityReport
+from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.resolving import Protocol, resolve_trial
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
+from platform_assets.vision.recipes.variants import Variant
 
 LABELS = LabelMap(names=("a|b", "c"))
 

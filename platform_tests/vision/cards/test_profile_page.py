@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from platform_assets.vision.cards.profile_page import ProfilePageFacts, profile_page
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.profile import profile
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.profile import profile
 from platform_assets.vision.quality.findings import Findings
 from platform_tests.vision.cards.pages import CHROMIUM, Elements, browse, require_accessible, require_alone, with_script
 from platform_tests.vision.pictures import encoded, noise

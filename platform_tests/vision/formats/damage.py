@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.vision.sources import BadSource, Source
+from platform_assets.vision.datasets.sources import BadSource, Source
 from platform_tests.vision.pictures import write
 
 Edit = tuple[str, str, str]

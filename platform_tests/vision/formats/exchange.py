@@ -11,15 +11,15 @@ from typing import NamedTuple
 import polars as pl
 from PIL import Image
 
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import Candidates, Source
+from platform_assets.vision.datasets.splits import PARTS
 from platform_assets.vision.formats.coco import CocoSource, write_coco
 from platform_assets.vision.formats.croissant import CroissantSource, write_croissant
 from platform_assets.vision.formats.croissant_metadata import CroissantAbout
 from platform_assets.vision.formats.dice import DiceSource, write_dice
 from platform_assets.vision.formats.folder import FolderSource, write_folder
 from platform_assets.vision.formats.yolo import YoloSource, write_yolo
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import Candidates, Source
-from platform_assets.vision.splits import PARTS
 from platform_tests.vision.pictures import encoded, noise, write
 
 ABOUT = CroissantAbout(

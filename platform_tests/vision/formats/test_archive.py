@@ -9,13 +9,13 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from platform_assets.vision.archives import extract
-from platform_assets.vision.format_detection import UnknownFormat
+from platform_assets.vision.datasets.archives import extract
+from platform_assets.vision.datasets.format_detection import UnknownFormat
+from platform_assets.vision.datasets.source_kinds import SourceSpec
+from platform_assets.vision.datasets.sources import MissingSource, source_files, source_root
 from platform_assets.vision.formats.archive import ArchiveSource
-from platform_assets.vision.source_kinds import SourceSpec
-from platform_assets.vision.sources import MissingSource, source_files, source_root
+from platform_tests.vision.datasets.test_archives import zipped
 from platform_tests.vision.pictures import png
-from platform_tests.vision.test_archives import zipped
 
 SHA256 = "ab" * 32
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from platform_assets.vision.decoding import decode_rgb
 from platform_assets.vision.formats.boxes import box_problem, from_fractions, to_fractions
 from platform_assets.vision.formats.headers import Header, UnreadableHeader, read_header
+from platform_assets.vision.images.decoding import decode_rgb
 from platform_tests.vision.pictures import encoded, write
 
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from platform_assets.vision.cards.dataset_facts import ResponsibleAI
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import BadSource, source_files
 from platform_assets.vision.formats import croissant_metadata
 from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.croissant import CroissantSource, write_croissant
 from platform_assets.vision.formats.croissant_metadata import MissingCroissant
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import BadSource, source_files
 from platform_tests.vision.formats.damage import complaint
 from platform_tests.vision.formats.exchange import ABOUT, MADE, records_of, sha256
 from platform_tests.vision.pictures import write

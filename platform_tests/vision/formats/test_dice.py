@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.dice import DiceSource, write_dice
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import complaint
 from platform_tests.vision.formats.exchange import HEIGHT, MADE, WIDTH, records_of, sha256
 from platform_tests.vision.pictures import write

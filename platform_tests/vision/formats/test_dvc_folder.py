@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from platform_assets.vision.datasets.source_kinds import SourceSpec
+from platform_assets.vision.datasets.sources import BadSource, MissingSource
 from platform_assets.vision.formats.dvc_folder import DvcSource, tracked_hash
 from platform_assets.vision.formats.folder import FolderSource
-from platform_assets.vision.source_kinds import SourceSpec
-from platform_assets.vision.sources import BadSource, MissingSource
 from platform_tests.vision.pictures import png, write
 
 DVC_FILE = "outs:\n- md5: 0123abcd.dir\n  size: 10\n  nfiles: 2\n  hash: md5\n  path: images\n"

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.scanning import scan
 from platform_assets.vision.formats.copies import CannotWrite
 from platform_assets.vision.formats.dice import write_dice
 from platform_assets.vision.formats.folder import FolderSource, write_folder
-from platform_assets.vision.label_map import LabelMap, normal_label
-from platform_assets.vision.scanning import scan
 from platform_tests.vision.formats.exchange import (
     HEIGHT,
     MADE,

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from platform_assets.vision.fiftyone_folder import write_fiftyone
+from platform_assets.vision.datasets.label_map import LabelMap
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.fiftyone import FiftyOneSource
-from platform_assets.vision.label_map import LabelMap
-from platform_assets.vision.sources import source_files
+from platform_assets.vision.views.fiftyone_folder import write_fiftyone
 from platform_tests.vision.formats.damage import complaint
 from platform_tests.vision.pictures import png, write
 

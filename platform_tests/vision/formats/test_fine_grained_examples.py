@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter
 
-from platform_assets.vision.source_kinds import SourceSpec
-from platform_assets.vision.sources import Source
+from platform_assets.vision.datasets.source_kinds import SourceSpec
+from platform_assets.vision.datasets.sources import Source
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from platform_assets.vision.datasets.sources import BadSource, Candidates, source_files
 from platform_assets.vision.formats.folder import FolderSource, walk
 from platform_assets.vision.formats.tables import TableSource
-from platform_assets.vision.sources import BadSource, Candidates, source_files
 from platform_tests.vision.pictures import png, write
 
 FOLDER = FolderSource(kind="folder", path="x")

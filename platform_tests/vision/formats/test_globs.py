@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.globs import GlobsSource
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.pictures import write
 
 

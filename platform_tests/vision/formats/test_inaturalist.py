@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.sources import source_files
+from platform_assets.vision.datasets.splits import SplitRule, assign_splits
 from platform_assets.vision.formats.inaturalist import InaturalistSource
-from platform_assets.vision.scanning import scan
-from platform_assets.vision.sources import source_files
-from platform_assets.vision.splits import SplitRule, assign_splits
 from platform_tests.vision.formats.damage import NOT_THERE, RESTORE, complaint, edit, refusal_of
 from platform_tests.vision.pictures import png, write
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from platform_assets.vision.datasets.label_map import UnknownLabel
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.label_tables import label_reader, table_rows
 from platform_assets.vision.formats.tables import LabelBins, LabelNames, TableColumns, TableSource
-from platform_assets.vision.label_map import UnknownLabel
-from platform_assets.vision.sources import BadSource
 from platform_tests.vision.pictures import write
 
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
+from platform_assets.vision.datasets.sources import BadSource
 from platform_assets.vision.formats.mat_files import plain, read_mat
-from platform_assets.vision.sources import BadSource
 from platform_tests.vision.formats.damage import refusal_of
 from platform_tests.vision.pictures import write
 

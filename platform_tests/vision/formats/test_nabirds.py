@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.nabirds import NabirdsSource
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import NOT_THERE, RESTORE, Edit, complaint, edit
 from platform_tests.vision.pictures import png, write
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.vision.datasets.scanning import hash_files, source_version
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.oxford_pet import OxfordPetSource
-from platform_assets.vision.scanning import hash_files, source_version
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import NOT_THERE, RESTORE, Edit, complaint, edit
 from platform_tests.vision.pictures import png, write
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from platform_assets.vision.datasets.sources import BadSource, source_files
 from platform_assets.vision.formats.parquet import ParquetSource
 from platform_assets.vision.formats.tables import TableSource
-from platform_assets.vision.sources import BadSource, source_files
 from platform_tests.vision.formats.damage import complaint
 from platform_tests.vision.pictures import write
 

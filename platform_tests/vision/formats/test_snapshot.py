@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.sources import BadSource, annotation_types, source_files
 from platform_assets.vision.formats.snapshot import CLASSES_FILE, RECORDS_FILE, SnapshotSource, write_listing
-from platform_assets.vision.scanning import scan
-from platform_assets.vision.sources import BadSource, annotation_types, source_files
 from platform_tests.vision.pictures import png, write
 
 SOURCE = SnapshotSource(kind="snapshot", dataset="birds", name="spring")

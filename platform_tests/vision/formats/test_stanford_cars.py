@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.stanford_cars import StanfordCarsSource
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import NOT_THERE, RESTORE, complaint
 from platform_tests.vision.pictures import png, write
 

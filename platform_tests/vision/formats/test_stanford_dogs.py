@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
+from platform_assets.vision.datasets.scanning import hash_files, source_version
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.stanford_dogs import StanfordDogsSource
-from platform_assets.vision.scanning import hash_files, source_version
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import NOT_THERE, RESTORE, Edit, complaint, edit, refusal_of
 from platform_tests.vision.pictures import png, write
 

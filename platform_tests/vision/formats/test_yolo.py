@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.formats.yolo import YoloSource
-from platform_assets.vision.sources import source_files
 from platform_tests.vision.formats.damage import complaint
 from platform_tests.vision.formats.exchange import turned_jpeg
 from platform_tests.vision.pictures import png, write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.quality.class_balance import class_balance_problems
 
 

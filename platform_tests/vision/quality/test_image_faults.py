@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from platform_assets.vision.decoding import UnreadableImage
+from platform_assets.vision.images.decoding import UnreadableImage
 from platform_assets.vision.quality.image_faults import image_faults, pixel_scores, scores_by_pixels
 from platform_tests.vision.pictures import encoded
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from platform_assets.vision.label_map import LabelMap, UnknownLabel
+from platform_assets.vision.datasets.label_map import LabelMap, UnknownLabel
 from platform_assets.vision.quality.label_faults import CannotJudgeLabels, label_faults, out_of_fold
 
 pytest.importorskip("cleanlab", reason="the extra `quality` is not installed")

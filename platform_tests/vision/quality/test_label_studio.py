@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import polars as pl
 import pytest
 
-from platform_assets.vision.label_map import LabelMap
+from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.quality.label_studio import (
     EXCLUDE,
     label_studio_tasks,

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from platform_assets.vision.decoding import inspect_image
+from platform_assets.vision.images.decoding import inspect_image
 from platform_assets.vision.quality.near_duplicates import (
     near_by_vectors,
     near_duplicate_groups,

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.sources import annotation_types
 from platform_assets.vision.formats.folder import FolderSource
 from platform_assets.vision.quality.record_schema import schema_problems
-from platform_assets.vision.scanning import scan
-from platform_assets.vision.sources import annotation_types
 from platform_tests.vision.pictures import png, write
 
 

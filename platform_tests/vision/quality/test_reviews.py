@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from platform_assets.vision.label_map import LabelMap, normal_label
+from platform_assets.vision.datasets.label_map import LabelMap, normal_label
 from platform_assets.vision.quality.reviews import (
     BadReview,
     Override,

@@ -1,0 +1,143 @@
+"""What is fitted on val so that a classifier says how sure it is: temperature, threshold of label sets, when to abstain."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from platform_assets.vision.evaluation.conformal import coverage_band, prediction_sets, set_threshold
+from platform_assets.vision.evaluation.probability_scores import calibration_error
+from platform_assets.vision.evaluation.scores import cross_entropy, log_softmax
+from platform_assets.vision.recipes.uncertainty_options import SetMethod, UncertaintyOptions
+
+Floats = NDArray[np.floating[Any]]
+_LOG_TEMPERATURE = (math.log(0.05), math.log(20.0))
+
+
+class Calibration(BaseModel):
+    """Fitted on `images` of val. `set_threshold` None: too few images, every set is of all labels. `answer_from` is the
+    confidence from which on answers were right as often as `precision` asks; None when no confidence was enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    images: int
+    temperature: float
+    coverage: float
+    sets: SetMethod
+    set_threshold: float | None
+    precision: float
+    answer_from: float | None
+
+    def probabilities(self, logits_nk: Floats) -> NDArray[np.float64]:
+        return softmax(logits_nk / self.temperature)
+
+    def label_sets(self, probabilities_nk: Floats) -> NDArray[np.bool_]:
+        threshold = math.inf if self.set_threshold is None else self.set_threshold
+        return prediction_sets(probabilities_nk, threshold, self.sets)
+
+    def answers(self, probabilities_nk: Floats) -> NDArray[np.bool_]:
+        """Of which images the model is sure enough to be asked for one label."""
+        if self.answer_from is None:
+            return np.zeros(len(probabilities_nk), dtype=bool)
+        return np.asarray(probabilities_nk.max(axis=1) >= self.answer_from)
+
+
+class CalibrationReport(BaseModel):
+    """The same on images that it was not fitted on. `ece` has 15 equal bins, `adaptive_ece` 15 of as many images each.
+
+    `covered_low` and `covered_high` are where `covered` lies 95 times in 100 when val and these images are of one kind. It is
+    above where the likeliest label alone is right more often than the coverage asks: a set always has it.
+    `answered_right` is None where nothing is answered.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    images: int
+    loss_before: float
+    loss: float
+    ece_before: float
+    ece: float
+    adaptive_ece_before: float
+    adaptive_ece: float
+    covered: float
+    covered_low: float
+    covered_high: float
+    mean_set_size: float
+    answered: float
+    answered_right: float | None
+
+
+def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOptions) -> Calibration:
+    """From the logits of val. It also chose the model, so that its figures flatter; a report on test does not."""
+    temperature = fit_temperature(logits_nk, truth_n)
+    probabilities_nk = softmax(logits_nk / temperature)
+    threshold = set_threshold(probabilities_nk, truth_n, coverage=options.coverage, method=options.sets)
+    return Calibration(
+        images=len(truth_n),
+        temperature=temperature,
+        coverage=options.coverage,
+        sets=options.sets,
+        set_threshold=threshold if math.isfinite(threshold) else None,
+        precision=options.precision,
+        answer_from=answer_from(
+            probabilities_nk.max(axis=1), probabilities_nk.argmax(axis=1) == truth_n, options.precision
+        ),
+    )
+
+
+def report(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any]) -> CalibrationReport:
+    before_nk, after_nk = softmax(logits_nk), calibration.probabilities(logits_nk)
+    right_n, sets_nk = after_nk.argmax(axis=1) == truth_n, calibration.label_sets(after_nk)
+    answered_n, rows = calibration.answers(after_nk), np.arange(len(truth_n))
+    low, high = coverage_band(calibration.images, len(truth_n), calibration.coverage)
+    figures: dict[str, float] = {}
+    for suffix, probabilities_nk, temperature in (("_before", before_nk, 1.0), ("", after_nk, calibration.temperature)):
+        confidence_n = probabilities_nk.max(axis=1)
+        figures[f"loss{suffix}"] = cross_entropy(logits_nk / temperature, truth_n)
+        figures[f"ece{suffix}"] = calibration_error(confidence_n, right_n)
+        figures[f"adaptive_ece{suffix}"] = calibration_error(confidence_n, right_n, adaptive=True)
+    return CalibrationReport(
+        images=len(truth_n),
+        covered=float(sets_nk[rows, truth_n].mean()),
+        covered_low=low,
+        covered_high=high,
+        mean_set_size=float(sets_nk.sum(axis=1).mean()),
+        answered=float(answered_n.mean()),
+        answered_right=float(right_n[answered_n].mean()) if answered_n.any() else None,
+        **figures,
+    )
+
+
+def fit_temperature(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
+    """The T that logits are divided by for the least loss (Guo et al. 2017, arXiv 1706.04599), 0.05 to 20.
+
+    Labels do not change. Where every image is right the least loss is at 0.05: nothing tells how sure to be.
+    """
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log_t: cross_entropy(logits_nk / math.exp(log_t), truth_n),
+        bounds=_LOG_TEMPERATURE,
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return math.exp(found.x)
+
+
+def answer_from(confidence_n: Floats, right_n: NDArray[np.bool_], precision: float) -> float | None:
+    """The lowest confidence with `precision` of the images at or above it right; None when there is none."""
+    order_n = np.argsort(-confidence_n, kind="stable")
+    confidence_n, right_n = confidence_n[order_n], right_n[order_n]
+    shares_n = right_n.cumsum() / np.arange(1, len(right_n) + 1)
+    # Images of one confidence are answered together.
+    last_of_equals_n = np.append(confidence_n[1:] != confidence_n[:-1], True)
+    enough = np.flatnonzero(last_of_equals_n & (shares_n >= precision))
+    return float(confidence_n[enough[-1]]) if enough.size else None
+
+
+def softmax(logits_nk: Floats) -> NDArray[np.float64]:
+    return np.asarray(np.exp(log_softmax(logits_nk)))

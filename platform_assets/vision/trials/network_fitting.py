@@ -1,0 +1,114 @@
+"""One network trial, fitted on pixels: from the records of its train and val parts to the weights of its best epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platform_assets.vision.networks.models import Classifier, initial_classifier
+from platform_assets.vision.recipes.resolving import training_pixels
+from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.loading import choose_workers
+from platform_assets.vision.training.pixels import Pixels
+from platform_assets.vision.training.train import train
+from platform_assets.vision.trials.fitting import Fitted, part_labels
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from platform_assets.vision.datasets.label_map import LabelMap
+    from platform_assets.vision.datasets.splits import Part
+    from platform_assets.vision.machine.devices import Device
+    from platform_assets.vision.networks.weight_files import WeightsFile
+    from platform_assets.vision.recipes.preprocessing import Preprocessing
+    from platform_assets.vision.recipes.resolving import ResolvedTrial
+    from platform_assets.vision.training.pace import PaceReport
+    from platform_assets.vision.training.state import EpochRow
+
+
+class TeacherDoesNotFit(ValueError):
+    """A teacher that sees other pixels than its student, and so cannot judge what the student sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """Who hears of finished epochs, of the pace every two seconds, and of choices made by measurement."""
+
+    on_epoch: Callable[[EpochRow], None] | None = None
+    on_progress: Callable[[PaceReport], None] | None = None
+    say: Callable[[str], None] = lambda text: None
+
+
+def fit_network_trial(
+    trial: ResolvedTrial,
+    records: pl.DataFrame,
+    pixels: Pixels,
+    label_map: LabelMap,
+    *,
+    device: Device,
+    work_dir: Path,
+    weights: WeightsFile | None = None,
+    teacher: Classifier | None = None,
+    listeners: Listeners | None = None,
+) -> Fitted:
+    """A network trained from scratch or from pretrained weights; resumes from `work_dir`.
+
+    `weights` is that of `initial_classifier`. Raises TeacherDoesNotFit and what `train` raises.
+    """
+    assert trial.train is not None
+    listeners = listeners or Listeners()
+    if teacher is not None:
+        _require_same_pixels(teacher, trial.preprocessing, trial.train.distill_from)
+    parts = network_parts(trial, records, pixels, label_map)
+    workers, rates = choose_workers(parts["train"], trial.train, device=device)
+    measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
+    listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
+    classifier = initial_classifier(trial, len(label_map), weights)
+    result = train(
+        classifier,
+        parts["train"],
+        parts["val"],
+        trial.train,
+        metric=trial.metric,
+        seed=trial.seed,
+        device=device,
+        work_dir=work_dir,
+        on_epoch=listeners.on_epoch,
+        on_progress=listeners.on_progress,
+        teacher=teacher,
+        workers=workers,
+    )
+    summary: dict[str, float | int | bool] = {
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "resumed_from_epoch": result.resumed_from_epoch,
+        "resumed_from_step": result.resumed_from_step,
+        "loading_threads": workers,
+    }
+    return Fitted(classifier, result.history, summary, last=result.last)
+
+
+def network_parts(
+    trial: ResolvedTrial, records: pl.DataFrame, pixels: Pixels, label_map: LabelMap
+) -> dict[Part, LabelledImages]:
+    """The images of train at the size that crops are cut from, whole; those of val as the classifier will see every image."""
+    assert trial.train is not None
+    seen = trial.preprocessing
+    image_ids, found = records["image_id"].to_numpy(), {}
+    shown: tuple[tuple[Part, Preprocessing], ...] = (("train", training_pixels(seen, trial.train)), ("val", seen))
+    for part, preprocessing in shown:
+        rows, labels_n = part_labels(records, part, label_map)
+        images_nchw = pixels.rows(records, rows, preprocessing)
+        found[part] = LabelledImages(tuple(image_ids[rows]), images_nchw, labels_n)
+    return found
+
+
+def _require_same_pixels(teacher: Classifier, seen: Preprocessing, said: str | None) -> None:
+    apart = {"mean", "std"}
+    theirs, ours = teacher.preprocessing.model_dump(exclude=apart), seen.model_dump(exclude=apart)
+    if theirs != ours:
+        different = {name: (theirs.get(name), value) for name, value in ours.items() if theirs.get(name) != value}
+        named = ", ".join(f"{name} {there!r} instead of {here!r}" for name, (there, here) in different.items())
+        raise TeacherDoesNotFit(f"distill_from {said}: the teacher sees {named}; take one of the same preprocessing")

@@ -1,0 +1,118 @@
+"""Temperature, sets and abstention against independent computations, and stated results on degenerate input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from platform_assets.vision.evaluation.calibration import (
+    answer_from,
+    calibrate,
+    calibration_error,
+    fit_temperature,
+    report,
+    softmax,
+)
+from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
+
+
+def overconfident(images: int, seed: int, *, by: float = 3.0, classes: int = 5) -> tuple[Any, Any]:
+    """Logits `by` times too large for the truths drawn of them."""
+    random = np.random.default_rng(seed)
+    logits_nk = random.normal(0, 1.5, (images, classes))
+    truth_n = (random.random((images, 1)) > softmax(logits_nk).cumsum(axis=1)).sum(axis=1)
+    return (by * logits_nk).astype(np.float32), np.minimum(truth_n, classes - 1)
+
+
+def test_temperature__is_what_the_logits_were_multiplied_by() -> None:
+    assert fit_temperature(*overconfident(20_000, 0)) == pytest.approx(3.0, rel=0.03)
+    assert fit_temperature(*overconfident(20_000, 0, by=0.5)) == pytest.approx(0.5, rel=0.03)
+
+
+def test_temperature__no_other_has_a_lower_loss() -> None:
+    logits_nk, truth_n = overconfident(300, 1)
+    found = fit_temperature(logits_nk, truth_n)
+    losses = {t: log_loss(truth_n, softmax(logits_nk / t), labels=range(5)) for t in np.linspace(0.5, 6, 56)}
+    assert log_loss(truth_n, softmax(logits_nk / found), labels=range(5)) <= min(losses.values()) + 1e-6
+
+
+def test_temperature__where_all_is_right_it_stops_at_the_bound() -> None:
+    assert fit_temperature(np.eye(4), np.arange(4)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_report__calibration_lowers_error_and_loss_on_other_images() -> None:
+    calibration = calibrate(*overconfident(2000, 2), UncertaintyOptions(precision=0.8))
+    found = report(calibration, *overconfident(4000, 3))
+    assert found.ece < found.ece_before / 3
+    assert found.adaptive_ece < found.adaptive_ece_before / 3
+    assert found.loss < found.loss_before
+    assert found.covered_low <= found.covered <= found.covered_high
+    assert 1 < found.mean_set_size < 5
+    assert found.answered_right == pytest.approx(0.8, abs=0.03)
+    assert 0.05 < found.answered < 0.9
+
+
+def test_report__figures_by_hand() -> None:
+    logits_nk = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]]))
+    calibration = calibrate(*overconfident(50, 0, classes=2), UncertaintyOptions()).model_copy(
+        update={"temperature": 1.0, "set_threshold": 0.65, "answer_from": 0.75, "coverage": 0.9}
+    )
+    found = report(calibration, logits_nk, np.array([0, 1, 1, 1]))
+    # Sets: {0}, {0, 1}, {1}, {0}: the last one misses.
+    assert (found.covered, found.mean_set_size) == (0.75, 1.25)
+    assert (found.answered, found.answered_right) == (0.5, 1.0)
+    assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean())
+
+
+def test_calibrate__few_images_give_sets_of_all_labels_and_no_answers() -> None:
+    logits_nk, truth_n = np.array([[0.1, 0.0], [0.0, 0.1], [0.2, 0.0]]), np.array([1, 0, 1])
+    calibration = calibrate(logits_nk, truth_n, UncertaintyOptions())
+    assert (calibration.set_threshold, calibration.answer_from) == (None, None)
+    found = report(calibration, logits_nk, truth_n)
+    assert (found.covered, found.mean_set_size) == (1.0, 2.0)
+    assert (found.answered, found.answered_right) == (0.0, None)
+
+
+def test_answer_from__by_hand() -> None:
+    confidence_n, right_n = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, True])
+    assert answer_from(confidence_n, right_n, 0.75) == 0.6
+    assert answer_from(confidence_n, right_n, 0.8) == 0.9
+    # Equals are answered together: one right of two is not enough.
+    assert answer_from(np.array([0.9, 0.9]), np.array([True, False]), 0.8) is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9]), st.booleans()), min_size=1, max_size=30),
+    st.floats(0.05, 0.95),
+)
+@settings(max_examples=80, deadline=None)
+def test_answer_from__is_the_lowest_that_is_precise(pairs: list[tuple[float, bool]], precision: float) -> None:
+    confidence_n, right_n = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    precise = [c for c in sorted(set(confidence_n)) if right_n[confidence_n >= c].mean() >= precision]
+    assert answer_from(confidence_n, right_n, precision) == (precise[0] if precise else None)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=80, deadline=None)
+def test_error__is_the_mean_gap_of_its_bins(pairs: list[tuple[float, bool]]) -> None:
+    confidence_n, right_n = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    total = 0.0
+    for number in range(15):
+        inside = (confidence_n * 15 >= number) & ((confidence_n * 15 < number + 1) | (number == 14))
+        if inside.any():
+            total += inside.sum() * abs(confidence_n[inside].mean() - right_n[inside].mean())
+    assert calibration_error(confidence_n, right_n) == pytest.approx(total / len(pairs))
+    assert 0 <= calibration_error(confidence_n, right_n, adaptive=True) <= 1
+
+
+def test_error__adaptive_bins_have_as_many_images_each() -> None:
+    # All confidences in one bin of equal width, where errors of both signs cancel out.
+    confidence_n = np.concatenate([np.full(75, 0.94), np.full(75, 0.99)])
+    right_n = np.concatenate([np.ones(75, bool), np.arange(75) < 66])
+    assert calibration_error(confidence_n, right_n) < 0.03
+    assert calibration_error(confidence_n, right_n, adaptive=True) > 0.05
