@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PREFIX = "KESTREL_"
 
 if sys.platform == "darwin":
-    # Read when torch is imported: an operator that MPS lacks runs on the CPU instead of ending a training (vision/machine/fallbacks.py).
+    # Read when torch is imported: an operator that MPS lacks runs on the CPU instead of ending a training
+    # (vision/machine/fallbacks.py).
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from platform_assets.cli import main
-from platform_assets.vision.machine import survey as machine
+from platform_assets.vision.machine import survey
 from platform_assets.vision.machine.survey import EXTRAS, inspect_machine
 
 
@@ -37,7 +37,7 @@ def test_inspect_machine__an_extra_that_is_missing_says_how_to_get_it(
 
 def test_inspect_machine__a_full_disk_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free_gb = shutil.disk_usage(tmp_path).free / 1e9
-    monkeypatch.setattr(machine, "LOW_DISK_GB", free_gb * 2)
+    monkeypatch.setattr(survey, "LOW_DISK_GB", free_gb * 2)
     found = {finding.subject: finding for finding in inspect_machine(tmp_path, "cpu")}
     assert (found["results"].state, found["system"].state) == ("problem", "good")
 
@@ -48,7 +48,7 @@ def test_doctor__prints_a_line_a_choice_and_fails_on_a_problem(monkeypatch: pyte
     assert result.exit_code == 0, result.output
     assert "  device " in result.output
     assert "(asked for by name)" in result.output
-    monkeypatch.setattr(machine, "LOW_DISK_GB", 1e9)
+    monkeypatch.setattr(survey, "LOW_DISK_GB", 1e9)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "! results" in result.output

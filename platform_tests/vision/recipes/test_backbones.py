@@ -142,10 +142,11 @@ def test_require_spelling__refuses_what_cannot(name: str) -> None:
 def test_known_now__imports_nothing_for_other_models_of_timm() -> None:
     # The code location imports these; torch costs it seconds and half a gigabyte.
     program = (
-        "import sys; from platform_assets.vision import backbones, devices, preprocessing, recipes, weight_files;"
+        "import sys; from platform_assets.vision.recipes import backbones, preprocessing, resolving, variants;"
+        "from platform_assets.vision.machine import devices; from platform_assets.vision.networks import weight_files;"
         "assert backbones.known_now('timm/test_vit') is None;"
-        "recipes.Variant(backbone='timm/test_vit', mode='finetune');"
-        "recipes.Variant(model='a:b', mode='scratch');"
+        "variants.Variant(backbone='timm/test_vit', mode='finetune');"
+        "variants.Variant(model='a:b', mode='scratch');"
         "print(sorted({'torch', 'timm', 'numpy', 'PIL', 'polars', 'huggingface_hub', 'filelock'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -23,7 +23,7 @@ from platform_assets.vision.images.decoding import UnreadableImage
 from platform_assets.vision.images.image_reading import Reading
 from platform_assets.vision.recipes.preprocessing import to_pixels
 from platform_assets.vision.recipes.train_options import Augmentation, TrainRecipe
-from platform_assets.vision.training import batches as datasets
+from platform_assets.vision.training import batches
 from platform_assets.vision.training.batch_plan import TooFewImages
 from platform_assets.vision.training.batches import (
     Batch,
@@ -145,7 +145,7 @@ def test_labelled_images__one_of_each_per_image() -> None:
 
 
 def test_load_images_to__the_same_pixels_mapped_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 4 * 3 * SIDE_PX * SIDE_PX)
+    monkeypatch.setattr(batches, "_CHUNK_BYTES", 4 * 3 * SIDE_PX * SIDE_PX)
     paths, heard = _pictures(tmp_path, 9), list[int]()
     mapped = load_images_to(tmp_path / "train.npy", paths, PREPROCESSING, on_image=heard.append)
     assert isinstance(mapped, np.memmap)
@@ -157,7 +157,7 @@ def test_load_images_to__the_same_pixels_mapped_from_a_file(tmp_path: Path, monk
 
 
 def test_load_images_to__holds_a_chunk_and_not_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 8 * 3 * SIDE_PX * SIDE_PX)
+    monkeypatch.setattr(batches, "_CHUNK_BYTES", 8 * 3 * SIDE_PX * SIDE_PX)
     paths = _pictures(tmp_path, 2) * 200
     load_images_to(tmp_path / "warm.npy", paths[:4], PREPROCESSING)
     tracemalloc.start()

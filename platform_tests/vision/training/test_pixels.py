@@ -11,7 +11,7 @@ import pytest
 
 from platform_assets.vision.images.pixel_cache import PixelCache
 from platform_assets.vision.recipes.preprocessing import Preprocessing
-from platform_assets.vision.training import batches as datasets
+from platform_assets.vision.training import batches
 from platform_assets.vision.training.pixels import ChangedImage, Pixels
 from platform_tests.vision.pictures import png, write
 from platform_tests.vision.shapes import PREPROCESSING, SHAPES
@@ -73,10 +73,10 @@ def test_pixels__what_does_not_fit_in_memory_is_read_from_a_file_with_the_same_p
 ) -> None:
     plain = Pixels(tmp_path / "images", spill=tmp_path / "decoded").of(records, PREPROCESSING)
     assert not (tmp_path / "decoded").exists()
-    monkeypatch.setattr(datasets, "_MEMORY_SHARE", 1e-12)
-    with pytest.raises(datasets.ImagesDoNotFit):
-        datasets.require_memory(records.height, PREPROCESSING.image_size_px)
-    monkeypatch.setattr(datasets, "require_memory", lambda images, side: None)  # a chunk of the file does fit
+    monkeypatch.setattr(batches, "_MEMORY_SHARE", 1e-12)
+    with pytest.raises(batches.ImagesDoNotFit):
+        batches.require_memory(records.height, PREPROCESSING.image_size_px)
+    monkeypatch.setattr(batches, "require_memory", lambda images, side: None)  # a chunk of the file does fit
     heard: list[tuple[int, int]] = []
     spilled = Pixels(tmp_path / "images", spill=tmp_path / "decoded", on_image=lambda *seen: heard.append(seen))
     mapped = spilled.of(records, PREPROCESSING)
