@@ -115,10 +115,13 @@ def report(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any]) -
 def fit_temperature(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
     """The T that logits are divided by for the least loss (Guo et al. 2017, arXiv 1706.04599), 0.05 to 20.
 
-    Labels do not change. Where every image is right the least loss is at 0.05: nothing tells how sure to be.
+    Labels do not change. Where every image is right it is 1: nothing tells how sure to be, and the least loss, at 0.05, would
+    have every other image said to be certain.
     """
     from scipy.optimize import minimize_scalar
 
+    if (logits_nk.argmax(axis=1) == truth_n).all():
+        return 1.0
     found = minimize_scalar(
         lambda log_t: cross_entropy(logits_nk / math.exp(log_t), truth_n),
         bounds=_LOG_TEMPERATURE,

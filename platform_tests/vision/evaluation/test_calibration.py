@@ -41,8 +41,15 @@ def test_temperature__no_other_has_a_lower_loss() -> None:
     assert log_loss(truth_n, softmax(logits_nk / found), labels=range(5)) <= min(losses.values()) + 1e-6
 
 
-def test_temperature__where_all_is_right_it_stops_at_the_bound() -> None:
-    assert fit_temperature(np.eye(4), np.arange(4)) == pytest.approx(0.05, rel=1e-3)
+def test_temperature__where_all_is_right_nothing_is_fitted() -> None:
+    """It was 0.05, and a calibrated model that val found no fault with was told to be certain of everything."""
+    logits_nk, truth_n = overconfident(4000, 4, by=1.0)
+    right_n = logits_nk.argmax(axis=1) == truth_n
+    calibration = calibrate(logits_nk[right_n][:20], truth_n[right_n][:20], UncertaintyOptions())
+    assert calibration.temperature == 1.0
+    found = report(calibration, *overconfident(4000, 5, by=1.0))
+    assert found.loss == found.loss_before
+    assert fit_temperature(np.eye(4), np.arange(4)) == 1.0
 
 
 def test_report__calibration_lowers_error_and_loss_on_other_images() -> None:
