@@ -104,7 +104,7 @@ def test_require_same__equal_maps_pass() -> None:
 
 def test_light_modules__load_nothing_heavy() -> None:
     # The code location imports these three: numpy, polars and torch must stay out.
-    code = "import sys, platform_assets.vision.{}; print(sorted({{'numpy', 'polars', 'torch'}} & set(sys.modules)))"
+    code = "import sys, platform_assets.vision.datasets.{}; print(sorted({{'numpy', 'polars', 'torch'}} & set(sys.modules)))"
     for module in ("label_map", "sources", "splits"):
         done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]", module
