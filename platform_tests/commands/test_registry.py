@@ -16,10 +16,17 @@ from platform_assets.cli import main
 from platform_assets.commands.registry import promote_command
 from platform_assets.components.project_specs import experiments
 from platform_assets.stores.runs import Runs
-from platform_tests.components.projects import CNN, Project, experiment_yaml, lasting_project, write_images
+from platform_tests.components.projects import (
+    CNN,
+    RECORDS,
+    TRIAL,
+    Project,
+    experiment_yaml,
+    lasting_project,
+    write_images,
+)
 from platform_tests.processes import done, instance_of
 
-TRIAL = " or ".join(f'key:"photos/first/{name}"' for name in ("checkpoint", "predictions", "metrics"))
 QUICK = {**CNN, "train": {**CNN["train"], "epochs": 1}}
 GATE = {"max_regression": 1.0, "approval": {"approvers": ["Ada Lovelace"]}}
 
@@ -37,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
         patch.chdir(made.folder)
         made.instance = instance
         made.write("first", experiment_yaml(variants={"cnn": CNN, "quick": QUICK}, seeds=[0], gate=GATE))
-        made.materialize("group:photos")
+        made.materialize(RECORDS)
         made.materialize(TRIAL, partitions=("cnn__s0", "quick__s0"))
         made.materialize('key:"photos/first/leaderboard"')
         yield made

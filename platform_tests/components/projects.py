@@ -19,6 +19,11 @@ from PIL import Image
 
 from platform_assets.scaffold import create_project
 
+RECORDS = " or ".join(
+    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
+)
+"""What a trial needs of its dataset: a quarter of the time of all its assets."""
+TRIAL = " or ".join(f'key:"photos/first/{name}"' for name in ("checkpoint", "predictions", "metrics"))
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 
 

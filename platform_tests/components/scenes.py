@@ -13,9 +13,6 @@ from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import Project, dataset_yaml, write_images
 
 PARTS = {"train": 4, "val": 2, "test": 2}
-RECORDS = " or ".join(
-    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
-)
 OFFICIAL = {"kind": "official"}
 VECTORS = 'key:"photos/first/embeddings" or key:"photos/first/label_issues"'
 SIDE_PX = 32

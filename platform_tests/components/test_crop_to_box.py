@@ -16,6 +16,7 @@ from platform_assets.vision.images.cropping import MissingBox
 from platform_assets.vision.networks.onnx_classifier import OnnxClassifier
 from platform_tests.components.projects import (
     COLOURS,
+    RECORDS,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -32,9 +33,6 @@ CNN = {
     "train": {"epochs": 8, "warmup_epochs": 0, "augmentation": "none"},
 }
 PROBE = {"backbone": "tf_efficientnet_lite0", "mode": "linear_probe", "image_size_px": 32, "probe": {"points": 3}}
-RECORDS = " or ".join(
-    f"key:photos/{name}" for name in ("source", "records", "rejected", "label_map", "near_duplicates")
-)
 TRIAL = ("checkpoint", "predictions", "metrics")
 DELIVERED = " or ".join(f"key:photos/first/{name}" for name in ("leaderboard", "champion", "exports"))
 IMAGES = 60

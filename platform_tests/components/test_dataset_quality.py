@@ -23,6 +23,7 @@ from platform_assets.vision.quality.image_faults import pixel_scores
 from platform_assets.vision.quality.label_studio import EXCLUDE
 from platform_tests.components.projects import (
     COLOURS,
+    RECORDS,
     Project,
     dataset_yaml,
     failure,
@@ -31,7 +32,6 @@ from platform_tests.components.projects import (
 )
 from platform_tests.components.scenes import (
     OFFICIAL,
-    RECORDS,
     check,
     copy_resized,
     data_versions,

@@ -17,6 +17,7 @@ from platform_assets.cli import main
 from platform_assets.stores.datasets import Datasets
 from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import (
+    RECORDS,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -34,9 +35,6 @@ CNN = {
     "train": {"epochs": 1, "warmup_epochs": 0, "max_steps": 2, "augmentation": "none"},
 }
 TRIAL = ("cnn__s0", "cnn__s0")
-RECORDS = " or ".join(
-    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
-)
 FITTED = ("checkpoint", "predictions", "metrics")
 
 

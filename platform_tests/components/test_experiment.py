@@ -24,6 +24,8 @@ from platform_assets.vision.networks.onnx_classifier import OnnxClassifier
 from platform_assets.vision.training.tensorboard_log import EVENT_FILE
 from platform_tests.components.projects import (
     CNN,
+    RECORDS,
+    TRIAL,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -152,7 +154,7 @@ def test_experiment__two_clean_runs_give_the_same_checkpoints(
     """The second with the cache of decoded pixels, which must not show in any weight."""
     monkeypatch.setenv("KESTREL_ROOT", str(photos.folder))
     monkeypatch.setenv("KESTREL_PIXEL_CACHE_GB", "0.1")
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     photos.materialize('key:"photos/first/embeddings"')
     photos.materialize('key:"photos/first/checkpoint"', partitions=TRIALS)
     for trial in ("cnn__s0", "cnn__s1", "probe__s0"):
@@ -163,8 +165,8 @@ def test_experiment__two_clean_runs_give_the_same_checkpoints(
 
 def test_experiment__one_flipped_byte_is_found_and_the_trial_made_again(photos: Project) -> None:
     photos.write("first", experiment_yaml(variants={"cnn": CNN}, seeds=[0]))
-    photos.materialize("group:photos")
-    photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"))
+    photos.materialize(RECORDS)
+    photos.materialize(f'{TRIAL} or key:"photos/first/leaderboard"', partitions=("cnn__s0", "cnn__s0"))
     row = _row(photos, "checkpoint", "cnn__s0")
     weights = Path(row["folder_url"], "ckpt.safetensors")
     data = bytearray(weights.read_bytes())
@@ -183,7 +185,7 @@ def test_experiment__a_trial_that_fails_has_failed_in_mlflow(photos: Project, tm
     import mlflow
 
     photos.write("first", experiment_yaml(variants={"cnn": CNN}, seeds=[0]))
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     picture = next((tmp_path / "images/red").iterdir())
     data = picture.read_bytes()
     picture.unlink()
@@ -197,10 +199,7 @@ def test_experiment__a_trial_that_fails_has_failed_in_mlflow(photos: Project, tm
 
     assert runs() == [("cnn__s0", "FAILED")]
     picture.write_bytes(data)
-    photos.materialize(
-        'key:"photos/first/checkpoint" or key:"photos/first/predictions" or key:"photos/first/metrics"',
-        partitions=("cnn__s0", "cnn__s0"),
-    )
+    photos.materialize(TRIAL, partitions=("cnn__s0", "cnn__s0"))
     assert runs() == [("cnn__s0", "FINISHED")]
 
 
@@ -228,7 +227,7 @@ def test_experiment__an_export_of_other_weights_is_found(finished: Project) -> N
 def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, tmp_path: Path) -> None:
     photos.write("photos", dataset_yaml(write_images(tmp_path / "noise", told_apart=False)))
     photos.write("first", experiment_yaml(variants={"cnn": CNN}, seeds=[0], gate={"minimum": 0.9}))
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     result = photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"), raises=False)
     assert "is below the minimum 0.9000" in failure(result)
     (record,) = GateRecords(photos.data / "gate_records/photos/first", _tables(photos), ["photos", "first"]).read()
@@ -243,11 +242,12 @@ def test_experiment__a_candidate_below_the_minimum_is_refused(photos: Project, t
 
 def test_experiment__a_worse_challenger_leaves_the_incumbent_in_service(photos: Project) -> None:
     hardly = {**CNN, "train": {**CNN["train"], "learning_rate": 1e-9}}
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     champions = []
     for variant in (CNN, hardly):
         photos.write("first", experiment_yaml(variants={"cnn": variant}, seeds=[0]))
-        photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s0"))
+        photos.materialize(TRIAL, partitions=("cnn__s0", "cnn__s0"))
+        photos.materialize('key:"photos/first/leaderboard" or key:"photos/first/champion"')
         champions.append(_row(photos, "champion"))
     first, second = champions
     assert (first["verdict"], second["verdict"]) == ("promoted", "kept")
@@ -256,11 +256,11 @@ def test_experiment__a_worse_challenger_leaves_the_incumbent_in_service(photos: 
 
 
 def test_experiment__only_what_a_change_touches_is_made_again(photos: Project, tmp_path: Path) -> None:
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     photos.materialize('key:"photos/first/embeddings"')
     extra = next((write_images(tmp_path / "more", per_class=1, seed=9) / "red").iterdir())
     extra.rename(tmp_path / "images/red/one_more.png")
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     result = photos.materialize('key:"photos/first/embeddings"')
     assert metadata(result, "photos/first/embeddings")["embedded_now"] == 1
 
@@ -269,8 +269,8 @@ def test_experiment__tiny_subset_and_resampled_splits(photos: Project) -> None:
     cnn = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 1, "max_steps": 2, "warmup_epochs": 0}}
     photos.write("first", experiment_yaml(variants={"cnn": cnn}, resample=True))
     photos.write("smoke", experiment_yaml(name="smoke", variants={"cnn": cnn}, subset="tiny", retrain=None))
-    photos.materialize("group:photos")
-    photos.materialize("group:photos_first", partitions=("cnn__s0", "cnn__s1"))
+    photos.materialize(f'{RECORDS} or key:"photos/tiny_subset"')
+    photos.materialize(TRIAL, partitions=("cnn__s0", "cnn__s1"))
     photos.materialize("group:photos_smoke", partitions=("cnn__s0", "cnn__s1"))
     tests = [
         set(_tables(photos).read(["photos", "first", "predictions"], t)["image_id"]) for t in ("cnn__s0", "cnn__s1")

@@ -25,6 +25,8 @@ from platform_assets.vision.evaluation.gates import Gate
 from platform_tests.components.forgeries import forged
 from platform_tests.components.projects import (
     CNN,
+    RECORDS,
+    TRIAL,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -39,8 +41,6 @@ from platform_tests.stores.test_gate_records import asked
 HARDLY = {**CNN, "train": {**CNN["train"], "learning_rate": 1e-9}}
 LONGER = {**CNN, "train": {**CNN["train"], "epochs": 3}}
 KEY = ["photos", "first"]
-TRIAL = " or ".join(f'key:"photos/first/{name}"' for name in ("checkpoint", "predictions", "metrics"))
-RECORDS = " or ".join(f'key:"photos/{name}"' for name in ("records", "rejected", "label_map", "near_duplicates"))
 JUDGED = 'key:"photos/first/champion"'
 EASY = {"max_regression": 1.0}
 
@@ -56,7 +56,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
     folder = tmp_path_factory.mktemp("gate")
     with lasting_project(folder, write_images(folder / "images", side=24), mlflow_database) as made:
         made.write("first", yaml())
-        made.materialize(f'key:"photos/source" or {RECORDS}')
+        made.materialize(RECORDS)
         made.materialize(TRIAL, partitions=("good__s0", "bad__s0"))
         made.materialize('key:"photos/first/leaderboard"')
         assert judge(made, "good__s0").success
@@ -455,7 +455,7 @@ def test_gate__a_damaged_incumbent_is_beaten_by_nobody(gate: Project) -> None:
 
 def test_gate__an_incumbent_of_other_classes_is_compared_with_nothing(gate: Project) -> None:
     """A class more in the data, and every judgement ended with an error and without a record."""
-    images, anew = gate.folder.parent / "images", f'key:"photos/source" or {RECORDS}'
+    images, anew = gate.folder.parent / "images", RECORDS
     known = len(records(gate))
     shutil.copytree(images / "red", images / "white")
     for picture in (images / "white").iterdir():

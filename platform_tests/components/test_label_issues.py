@@ -17,6 +17,7 @@ from platform_assets.components import vector_steps
 from platform_assets.vision.quality.label_faults import label_faults
 from platform_tests.components.projects import (
     PROBE,
+    RECORDS,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -25,7 +26,6 @@ from platform_tests.components.projects import (
 )
 from platform_tests.components.scenes import (
     OFFICIAL,
-    RECORDS,
     VECTORS,
     check,
     copy_resized,

@@ -16,6 +16,7 @@ from platform_assets.vision.evaluation.comparability import Comparability
 from platform_assets.vision.evaluation.metrics import HEADLINES, Metrics
 from platform_tests.components.projects import (
     CNN,
+    RECORDS,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -26,9 +27,6 @@ from platform_tests.components.projects import (
 )
 
 TRIALS = ("cnn__s0", "wide__s0")
-RECORDS = " or ".join(
-    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
-)
 SHORT = {**CNN, "train": {"epochs": 1, "warmup_epochs": 0, "max_steps": 2, "augmentation": "none"}}
 ASKED: dict[str, Any] = {
     "costs": {"red": {"blue": 10, "green": 0}},

@@ -17,6 +17,7 @@ from platform_assets.stores.tables import Tables
 from platform_assets.vision.networks.checkpoints import load_classifier
 from platform_assets.vision.networks.part_attention import PartAttention
 from platform_tests.components.projects import (
+    RECORDS,
     Project,
     dataset_yaml,
     experiment_yaml,
@@ -54,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> 
             "first",
             experiment_yaml(seeds=[0], folds=3, variants=VARIANTS, tune={"rate": RATE, "never": RATE}, retrain=None),
         )
-        made.materialize("group:photos")
+        made.materialize(RECORDS)
         made.materialize('key:"photos/first/embeddings" or key:"photos/first/tuning_rate"')
         yield made
 
@@ -126,7 +127,7 @@ MEMBERS: dict[str, Any] = {
 
 def test_combinations__come_after_their_members_and_are_delivered(photos: Project) -> None:
     photos.write("first", experiment_yaml(seeds=[0, 1], variants=MEMBERS, image_size_px=32, baseline="cnn"))
-    photos.materialize("group:photos")
+    photos.materialize(RECORDS)
     photos.materialize("group:photos_first", partitions=("cnn__s0", "both__s0"))
     tables = Tables(photos.data / "tables")
     board = tables.read(["photos", "first", "leaderboard"])

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from platform_assets.stores.tables import Tables
-from platform_tests.components.projects import Project, dataset_yaml, failed_checks, failure, metadata
+from platform_tests.components.projects import RECORDS, Project, dataset_yaml, failed_checks, failure, metadata
 
 
 def _tables(project: Project) -> Tables:
@@ -83,11 +83,6 @@ def test_dataset__without_two_classes_says_so(photos: Project, tmp_path: Path, c
     result = photos.materialize("group:photos", raises=False)
     assert "class" in failure(result)
     assert not _tables(photos).exists(["photos", "records"])
-
-
-RECORDS = " or ".join(
-    f'key:"photos/{name}"' for name in ("source", "records", "rejected", "label_map", "near_duplicates")
-)
 
 
 def test_dataset__decodes_ahead_for_the_experiments_it_names(
