@@ -102,6 +102,7 @@ def test_outside_of_a_project__every_verb_says_where_to_go(
     assert "kestrel init DIR" in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_new_project__is_trained_by_the_commands_that_init_names(project: Path, mlflow_database: Path) -> None:
     """`kestrel materialize photos/first` found no experiment: the script's path has no working directory on it."""
