@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from platform_assets.vision.networks.models import Classifier
 
 PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
-REPREDICTED_IMAGES = 256
+REPREDICTED_IMAGES = 10_000
+JUMPING_MODES = ("knn", "lightgbm", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,15 @@ def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: 
 
 
 def _repredicted(desk: Desk, candidate: Candidate, predictions: pl.DataFrame) -> list[str]:
-    """The labels that the weights themselves give a sample of test; other engines and devices may change a few."""
-    from platform_assets.vision.evaluation.gate_evidence import label_faults
+    """What the weights themselves say of the images: of all, or of so many that nobody knows beforehand."""
+    from platform_assets.vision.evaluation.gate_evidence import prediction_faults
 
-    sample = predictions.filter(part="test").sort("image_id").head(REPREDICTED_IMAGES)
-    again = predictions_by(desk, classifier_of(desk, candidate.checkpoint.folder_url), sample)
+    few = predictions.sample(REPREDICTED_IMAGES) if predictions.height > REPREDICTED_IMAGES else predictions
+    again = predictions_by(desk, classifier_of(desk, candidate.checkpoint.folder_url), few)
+    mode = desk.spec.variants[candidate.metrics["variant"]].mode
     cure = f"materialize predictions and metrics of trial {candidate.trial} again"
-    return [f"edited or outdated predictions: {fault}; {cure}" for fault in label_faults(sample, again)]
+    faults = prediction_faults(few, again, jumps=mode in JUMPING_MODES)
+    return [f"edited or outdated predictions: {fault}; {cure}" for fault in faults]
 
 
 def _recomputed(

@@ -204,7 +204,7 @@ def test_gate__predictions_that_the_weights_do_not_make_are_refused(gate: Projec
     with put_back(*paths):
         forge()
         reason = refused(gate, "bad__s0", "predictions_follow_from_weights")
-    assert "of 15 images of test get another label by the weights" in reason
+    assert "of 30 images have not the logits that the weights give" in reason
 
 
 def test_gate__a_differently_split_evaluation_is_refused(gate: Project) -> None:

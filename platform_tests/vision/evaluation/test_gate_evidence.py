@@ -19,9 +19,9 @@ from platform_assets.vision.evaluation.gate_evidence import (
     calibration_faults,
     compare,
     figure_faults,
-    label_faults,
     latency_ms,
     lowest_class,
+    prediction_faults,
     split_faults,
 )
 from platform_assets.vision.evaluation.gates import ClassFloor
@@ -177,14 +177,35 @@ def test_figure_faults__an_edit_in_any_place_is_found() -> None:
     assert len(figure_faults(row, {}, {"test": metrics})) == len(there)
 
 
-@pytest.mark.parametrize(("differing", "found"), [(0, 0), (2, 0), (3, 1), (60, 1)])
-def test_label_faults__are_more_labels_than_rounding_changes(differing: int, found: int) -> None:
+def _with_logits(frame: pl.DataFrame, logits_nk: Any) -> pl.DataFrame:
+    return frame.with_columns(pl.Series("logits", np.asarray(logits_nk, dtype=np.float32)).cast(pl.List(pl.Float32)))
+
+
+def test_prediction_faults__another_engine_rounds_and_another_model_does_not() -> None:
+    random, truth_n = np.random.default_rng(0), np.arange(100) % 3
+    logits_nk = random.normal(size=(100, 3))
+    frame = _with_logits(predicted(truth_n, logits_nk.argmax(axis=1)), logits_nk)
+    rounded = _with_logits(frame, logits_nk + random.uniform(-0.05, 0.05, size=(100, 3))).reverse()
+    assert prediction_faults(frame, rounded) == []
+    logits_nk[7, 0] += 1
+    assert prediction_faults(frame, _with_logits(frame, logits_nk)) == [
+        f"1 of 100 images have not the logits that the weights give; test0007, {frame['prediction'][7]!r}, is one"
+    ]
+
+
+@pytest.mark.parametrize(("differing", "found"), [(2, 0), (3, 1)])
+def test_prediction_faults__trees_and_votes_may_jump_on_few_images(differing: int, found: int) -> None:
     truth_n = np.arange(100) % 3
     one, other = predicted(truth_n, truth_n), predicted(truth_n, (truth_n + (np.arange(100) < differing)) % 3)
-    faults = label_faults(one, other.reverse())
-    assert len(faults) == found
-    if found:
-        assert f"{differing} of 100 images of test get another label by the weights; test0000 is 'a' there" in faults[0]
+    assert len(prediction_faults(one, other, jumps=True)) == found
+    assert len(prediction_faults(one, other)) == 1
+
+
+def test_prediction_faults__a_label_that_its_logits_do_not_give() -> None:
+    truth_n = np.arange(9) % 3
+    frame = predicted(truth_n, truth_n)
+    edited = frame.with_columns(prediction_index=pl.when(image_id="test0004").then(2).otherwise("prediction_index"))
+    assert "1 of 9 images have not" in prediction_faults(edited, frame, jumps=True)[0]
 
 
 def test_calibration_faults__what_a_model_is_served_with_is_that_of_the_predictions_and_of_the_yaml() -> None:
