@@ -160,7 +160,8 @@ def test_missing__names_the_snapshots_there_are(snapshots: Snapshots, records: p
         with pytest.raises(MissingSnapshot) as raised:
             verb("birds", "autumn")
         assert str(raised.value) == (
-            "birds/autumn: no such snapshot; there are spring; `kestrel data snapshot birds autumn` makes it"
+            "birds/autumn: no such snapshot; there are spring; `kestrel data snapshot birds autumn` makes it, "
+            "`kestrel data pull birds --snapshot autumn` gets it from a remote"
         )
 
 
