@@ -88,7 +88,7 @@ class Kept(BaseModel):
 class Snapshots:
     """Snapshots under `{root}/{dataset}/{name}/`: snapshot.json and packs. Unpacked ones lie under `{cache}/snapshots`.
 
-    Everything that trains reads `root / path`, so a snapshot is unpacked into the cache once and read as files.
+    Everything that trains reads `root / path`, so a snapshot is unpacked into the cache once, read-only, and read as files.
     """
 
     def __init__(self, root: Path, cache: Path) -> None:
@@ -228,6 +228,9 @@ class Snapshots:
         try:
             packs.unpack(beside / "files")
             write_listing(beside / "files", packs.records, snapshot.label_map.names)
+            for path in (beside / "files").rglob("*"):
+                if path.is_file():
+                    path.chmod(0o444)
             (beside / "files").replace(root)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
