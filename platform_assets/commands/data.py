@@ -151,6 +151,8 @@ def validate(name: str, snapshot: str | None) -> None:
         return
     found = validated(spec, datasets.files(spec), datasets.root, progress_lines(f"{name}: reading images"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
+    if found.unlooked:
+        click.echo(f"near duplicates: not looked for, because {found.unlooked}")
     for frame, title in ((found.rejected, "rejected"), (found.leaks, "in two parts")):
         if not frame.is_empty():
             click.echo(f"\n{title}:")
