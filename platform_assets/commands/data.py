@@ -21,19 +21,7 @@ _NOT_STATED = "not stated"
 _NAME = click.argument("name")
 
 
-class _OurErrors(click.Group):
-    """Our own errors are messages; anything else is a defect and keeps its traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except ValueError as error:
-            if type(error).__module__.startswith("platform_assets."):
-                raise click.ClickException(str(error)) from error
-            raise
-
-
-@click.group(cls=_OurErrors)
+@click.group()
 def data() -> None:
     """Datasets of this project: add, look at, compare, keep, move and export them.
 
