@@ -32,7 +32,19 @@ if TYPE_CHECKING:
 DEMO = ("elpv", "probes")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OurErrors(click.Group):
+    """Our own errors are messages, broken YAML among them; anything else is a defect and keeps its traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ValueError as error:
+            if type(error).__module__.startswith("platform_assets."):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+@click.group(cls=_OurErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="kestrel-vision")
 def main() -> None:
     """Datasets, training, evaluation and models as one Dagster asset graph."""
@@ -114,11 +126,12 @@ def doctor() -> None:
 
 
 def materialize_command(what: str, trial: str | None, *, with_dataset: bool = False) -> list[str]:
-    """The `dagster asset materialize` line for a dataset, an experiment, or one trial of it."""
+    """The `dagster asset materialize` line for a dataset, an experiment, or one trial of it. Raises BadYaml."""
     dagster = dagster_materialize({})
     if "/" not in what:
         if trial:
             raise click.UsageError(f"--trial {trial}: trials belong to an experiment; name it, as in {what}/EXPERIMENT")
+        require_yaml()
         return [*dagster, f"group:{what}"]
     spec = experiment_named(what)
     if trial:
@@ -148,8 +161,17 @@ def project_module() -> str:
         raise click.UsageError(f"{Path.cwd()}: no pyproject.toml with [tool.dagster] module_name; {cure}") from error
 
 
+def require_yaml() -> None:
+    """Raises BadYaml, before dagster says the same in a traceback."""
+    from platform_assets.components import Experiment, VisionDataset
+    from platform_assets.components.project_specs import components_of
+
+    for kind in (VisionDataset, Experiment):
+        components_of(Path.cwd(), kind)
+
+
 def experiment_named(what: str) -> ExperimentSpec:
-    """The experiment that the YAML of the project in the working directory defines. Raises click.UsageError."""
+    """The experiment that the YAML of the project in the working directory defines. Raises click.UsageError, BadYaml."""
     from platform_assets.components.project_specs import experiments
 
     project_module()  # says what to do in a folder that is no project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -90,6 +91,41 @@ def test_lr_find__says_what_is_not_here_without_a_traceback(inside: Path) -> Non
     assert said.startswith("Error: ")
     assert "records" in said
     assert "0 is not in the range x>=2" in _said("lr-find", "photos/first", trial, "--steps", "0", code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("materialize", "photos"),
+        ("materialize", "photos/first", "--trial", "cnn__s0"),
+        ("demo",),
+        ("results", "photos/first"),
+        ("results", "photos/first", "--write", "page.md"),
+        ("report", "photos/first", "--format", "md"),
+        ("promote", "photos/first"),
+        ("rollback", "photos/first"),
+        ("history", "photos/first"),
+        ("lr-find", "photos/first", "cnn__s0"),
+        ("data", "show", "photos"),
+    ],
+)
+def test_broken_yaml__is_a_message_for_every_verb(
+    inside: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anything but `kestrel data` ended in a traceback, and so did `materialize` of a dataset, which is dagster's."""
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("dagster was started"))
+    kind = "VisionDataset" if "photos" in arguments else "Experiment"
+    broken = inside / "my_birds/defs/broken/defs.yaml"
+    for text in ("type: [\n", f"type: platform_assets.components.{kind}\nattributes: {{names: x}}\n"):
+        broken.parent.mkdir()
+        broken.write_text(text)
+        try:
+            said = _said(*arguments, code=1)
+        finally:
+            shutil.rmtree(broken.parent)
+        assert "broken/defs.yaml" in said
+        assert said.startswith("Error: ")
+        assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("command", [["materialize", "photos"], ["materialize", "photos/first"], ["results", "a/b"]])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from platform_assets.commands.columns import print_columns
+from platform_assets.commands.data_transfers import here, progress_lines, pull, push, snapshot_name
 from platform_assets.commands.dataset_exports import EXPORT_FORMATS, ExportFormat, Release, writer
 
 if TYPE_CHECKING:
@@ -21,22 +20,8 @@ _SHOWN_ROWS = 20
 _NOT_STATED = "not stated"
 _NAME = click.argument("name")
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-class _OurErrors(click.Group):
-    """Our own errors are messages; anything else is a defect and keeps its traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except ValueError as error:
-            if type(error).__module__.startswith("platform_assets."):
-                raise click.ClickException(str(error)) from error
-            raise
-
-
-@click.group(cls=_OurErrors)
+@click.group()
 def data() -> None:
     """Datasets of this project: add, look at, compare, keep, move and export them.
 
@@ -68,7 +53,7 @@ def add(path: Path, name: str | None, licence: str | None, dvc: bool) -> None:
     from platform_assets.stores.datasets import Datasets
     from platform_assets.vision.formats.dvc_folder import DvcSource
 
-    datasets = _here()
+    datasets = here()
     place = _relative(path, datasets.root)
     sources = {spec.name: spec.source for spec in datasets.specs().values()}
     tracked = {source.path: owner for owner, source in sources.items() if isinstance(source, DvcSource)}
@@ -95,7 +80,7 @@ def list_() -> None:
     """The datasets of this project: kind, version, images, licence."""
     from platform_assets.commands.project_datasets import licence_of
 
-    datasets = _here()
+    datasets = here()
     rows = [("name", "kind", "version", "images", "licence")]
     for spec in datasets.specs().values():
         version = datasets.version(spec.name)
@@ -114,7 +99,7 @@ def show(name: str) -> None:
     from platform_assets.stores.source_roots import project_snapshots, stated_version
     from platform_assets.vision.datasets.profile import class_counts
 
-    datasets = _here()
+    datasets = here()
     spec = datasets.spec(name)
     version = datasets.version(name)
     facts = [
@@ -147,13 +132,15 @@ def validate(name: str, snapshot: str | None) -> None:
     """
     from platform_assets.commands.project_datasets import validate as validated
 
-    datasets = _here()
+    datasets = here()
     spec = datasets.spec(name)
     if snapshot is not None:
         _validate_snapshot(datasets, name, snapshot)
         return
-    found = validated(spec, datasets.files(spec), datasets.root, _progress(f"{name}: reading images"))
+    found = validated(spec, datasets.files(spec), datasets.root, progress_lines(f"{name}: reading images"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
+    if found.unlooked:
+        click.echo(f"near duplicates: not looked for, because {found.unlooked}")
     for frame, title in ((found.rejected, "rejected"), (found.leaks, "in two parts")):
         if not frame.is_empty():
             click.echo(f"\n{title}:")
@@ -185,7 +172,7 @@ def diff(name: str, old: str, new: str, file: IO[bytes] | None) -> None:
     from platform_assets.vision.datasets.dataset_diff import change_counts
     from platform_assets.vision.datasets.dataset_diff import diff as changed
 
-    datasets = _here()
+    datasets = here()
     datasets.spec(name)
     changes = changed(datasets.records(name, old), datasets.records(name, new))
     if file is not None:
@@ -196,17 +183,9 @@ def diff(name: str, old: str, new: str, file: IO[bytes] | None) -> None:
         _print(changes)
 
 
-def _snapshot_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    from platform_assets.vision.formats.snapshot import SNAPSHOT_NAME
-
-    if not re.fullmatch(SNAPSHOT_NAME, name):
-        raise click.BadParameter(f"{name!r}: letters, digits and . _ = + - are needed, a letter or digit first")
-    return name
-
-
 @data.command()
 @_NAME
-@click.argument("snapshot", callback=_snapshot_name)
+@click.argument("snapshot", callback=snapshot_name)
 def snapshot(name: str, snapshot: str) -> None:
     """Keep the current version of NAME as SNAPSHOT, images included, to train on later.
 
@@ -220,7 +199,7 @@ def snapshot(name: str, snapshot: str) -> None:
     from platform_assets.stores.source_roots import project_snapshots, stated_version
     from platform_assets.vision.datasets.scanning import source_version
 
-    datasets = _here()
+    datasets = here()
     spec = datasets.spec(name)
     records = datasets.records(name)
     said, hashed = spec.model_dump(mode="json"), source_version(datasets.tables.read((name, "source")))
@@ -234,34 +213,13 @@ def snapshot(name: str, snapshot: str) -> None:
         licence=licence_of(spec),
         label_map=datasets.label_map(name),
     )
-    progress = _progress(f"{name}: keeping images")
+    progress = progress_lines(f"{name}: keeping images")
     folder = project_snapshots(datasets.data).create(kept, records, datasets.files(spec), progress)
     click.echo(f"{name}/{snapshot}: version {kept.version}, {records.height:,} images, {folder}")
 
 
-def _remote(command: Command) -> Command:
-    command = click.option("--endpoint-url", help="Address of an S3-compatible store that is not AWS.")(command)
-    return click.option("--remote", help="URL such as s3://bucket/folder; it is used from now on.")(command)
-
-
-@data.command()
-@_NAME
-@_remote
-def push(name: str, remote: str | None, endpoint_url: str | None) -> None:
-    """Upload what the DVC remote lacks of NAME; one that was broken off goes on where it was.
-
-    \b
-    kestrel data push birds --remote s3://bucket/birds --endpoint-url http://nas:8333
-    """
-    _moved(name, "pushed", remote, endpoint_url)
-
-
-@data.command()
-@_NAME
-@_remote
-def pull(name: str, remote: str | None, endpoint_url: str | None) -> None:
-    """Make the folder of NAME what its .dvc file states, from the cache or the DVC remote."""
-    _moved(name, "pulled", remote, endpoint_url)
+data.add_command(push)
+data.add_command(pull)
 
 
 @data.command()
@@ -278,7 +236,7 @@ def export(name: str, to: ExportFormat, folder: Path, **release: Any) -> None:
     \b
     kestrel data export birds --format yolo exports/birds
     """
-    datasets = _here()
+    datasets = here()
     spec = datasets.spec(name)
     published = release["published"].date() if release["published"] else None
     said = Release(creator=release["creator"], url=release["url"], version=release["release"], published=published)
@@ -288,40 +246,9 @@ def export(name: str, to: ExportFormat, folder: Path, **release: Any) -> None:
     click.echo(f"{name}: {records.height:,} images in {folder}")
 
 
-def _here() -> ProjectDatasets:
-    from platform_assets.cli import project_module
-    from platform_assets.commands.project_datasets import ProjectDatasets
-
-    return ProjectDatasets.here(project_module().split(".")[0])
-
-
 def _relative(path: Path, root: Path) -> str:
     real = path.resolve()
     return real.relative_to(root).as_posix() if real.is_relative_to(root) else str(real)
-
-
-def _moved(name: str, verb: str, remote: str | None, endpoint_url: str | None) -> None:
-    from platform_assets.stores.datasets import Datasets
-    from platform_assets.vision.formats.dvc_folder import DvcSource
-
-    datasets = _here()
-    spec = datasets.spec(name)
-    if not isinstance(spec.source, DvcSource):
-        cure = "`kestrel data add FOLDER` tracks one"
-        raise click.UsageError(f"{name}: its source is of kind {spec.source.kind}, not dvc; {cure}")
-    if endpoint_url and not remote:
-        raise click.UsageError("--endpoint-url belongs to --remote; give both")
-    store, folder = Datasets(datasets.root, datasets.data), spec.source.folder_in(datasets.root)
-    if remote:
-        store.use_remote(remote, endpoint_url=endpoint_url)
-    count = store.push(folder) if verb == "pushed" else store.pull(folder)
-    click.echo(f"{name}: {count:,} objects {verb}, version {store.version(folder)}")
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    from platform_assets.components.metadata import every_two_seconds
-
-    return every_two_seconds(lambda line: click.echo(line, err=True), what)
 
 
 def _print(frame: pl.DataFrame) -> None:

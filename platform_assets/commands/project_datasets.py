@@ -123,18 +123,22 @@ class ProjectDatasets:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What materializing would find. `failures` are the reasons for which a blocking check would fail."""
+    """What materializing would find. `failures` are the reasons for which a blocking check would fail.
+
+    `unlooked` says why nobody looked for near duplicates, if so.
+    """
 
     records: pl.DataFrame
     rejected: pl.DataFrame
     leaks: pl.DataFrame
     failures: tuple[str, ...]
+    unlooked: str | None
 
 
 def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]) -> Validation:
     """Read, decode, review and split as the records asset does; nothing is written.
 
-    Raises BadSource, EmptyDataset, BadReview, BadSplit.
+    Raises BadSource, EmptyDataset, BadReview, BadSplit, TooManyPairs.
     """
     from platform_assets.components.quality_steps import near_pairs
     from platform_assets.components.records_steps import divided, reviewed
@@ -143,9 +147,9 @@ def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Ca
 
     found = scan(spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, on_progress=on_progress)
     rows, _ = reviewed(spec, found.records, found.label_map, project)
-    pairs = near_pairs(spec, rows, root)
-    records = divided(spec, rows, pairs)
-    leaks = split_leaks(records, group_by=spec.split.group_by or "group", near=pairs)
+    near = near_pairs(spec, rows, root)
+    records = divided(spec, rows, near.pairs)
+    leaks = split_leaks(records, group_by=spec.split.group_by or "group", near=near.pairs)
     alike = leaks.filter(leaks["kind"] == "near_duplicate").height
     fraction = found.rejected.height / (found.rejected.height + records.height)
     failures = []
@@ -155,7 +159,9 @@ def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Ca
         failures.append(f"{alike} pairs of near duplicates stand in two parts, 0 are allowed")
     if fraction > spec.max_rejected_fraction:
         failures.append(f"{fraction:.2%} of the files are rejected, {spec.max_rejected_fraction:.2%} are allowed")
-    return Validation(records=records, rejected=found.rejected, leaks=leaks, failures=tuple(failures))
+    return Validation(
+        records=records, rejected=found.rejected, leaks=leaks, failures=tuple(failures), unlooked=near.unlooked
+    )
 
 
 def described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

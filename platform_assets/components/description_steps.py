@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from platform_assets.components import metadata as show
-from platform_assets.components.quality_steps import image_issues
+from platform_assets.components.quality_steps import image_issues, read_near_pairs
 from platform_assets.components.records_steps import read_label_map
 from platform_assets.components.specs import data_version
 from platform_assets.resources import FilesResource
@@ -137,9 +137,9 @@ def _findings(spec: VisionDatasetSpec, tables: Tables) -> Findings:
     from platform_assets.vision.quality.findings import Findings
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
 
-    pairs = None if spec.near_duplicates == "ignore" else tables.read([spec.name, "near_duplicates"])
+    near = read_near_pairs(tables, spec.name)
     return Findings(
-        near_duplicates=None if pairs is None else near_duplicate_groups(pairs),
+        near_duplicates=None if near.unlooked else near_duplicate_groups(near.pairs),
         image_faults=tables.read([spec.name, "image_issues"]),
         label_faults=_doubtful_labels(spec, tables),
         overrides=tables.read([spec.name, "overrides"]) if spec.overrides else None,

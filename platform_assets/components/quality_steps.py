@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.datasets.label_map import LabelMap
 
 Result = dg.MaterializeResult[Any]
+_UNLOOKED = "near_duplicates_unlooked"
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 NEAR_DUPLICATES = (
@@ -31,12 +33,45 @@ IMAGE_ISSUES = (
 CHANGES = "One row an image that came, went, moved, or has another label or part than in the version before."
 
 
-def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> pl.DataFrame:
-    """The pairs of near duplicates; none when the YAML says not to look."""
+@dataclass(frozen=True)
+class NearPairs:
+    """Pairs of near duplicates, none where nobody looked: then `unlooked` says why."""
+
+    pairs: pl.DataFrame
+    unlooked: str | None = None
+
+
+def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> NearPairs:
+    """The pairs of near duplicates, unless the YAML says not to look, or there are too many to list.
+
+    Raises TooManyPairs where they block, or the split needs them.
+    """
+    from platform_assets.vision.quality.hash_pairs import TooManyPairs
     from platform_assets.vision.quality.near_duplicates import near_duplicates
 
-    looked_at = rows.clear() if spec.near_duplicates == "ignore" else rows
-    return near_duplicates(looked_at, lambda path: (root / path).read_bytes())
+    def read(path: str) -> bytes:
+        return (root / path).read_bytes()
+
+    none = near_duplicates(rows.clear(), read)
+    if spec.near_duplicates == "ignore":
+        return NearPairs(none, "near_duplicates is ignore")
+    try:
+        return NearPairs(near_duplicates(rows, read))
+    except TooManyPairs as error:
+        if spec.near_duplicates == "fail" or spec.split.kind == "grouped":
+            raise
+        return NearPairs(none, str(error))
+
+
+def write_near_pairs(tables: Tables, dataset: str, found: NearPairs) -> None:
+    tables.write([dataset, "near_duplicates"], found.pairs)
+    tables.write([dataset, _UNLOOKED], show.one_row(said=found.unlooked or ""))
+
+
+def read_near_pairs(tables: Tables, dataset: str) -> NearPairs:
+    key = [dataset, _UNLOOKED]
+    unlooked = tables.read(key)["said"].item() if tables.exists(key) else ""
+    return NearPairs(tables.read([dataset, "near_duplicates"]), unlooked or None)
 
 
 def near_duplicate_check(spec: VisionDatasetSpec) -> dg.AssetCheckSpec:
@@ -57,14 +92,15 @@ def near_duplicates_result(
     from platform_assets.vision.quality.near_duplicates import near_duplicate_groups
     from platform_assets.vision.views.galleries import pairs_sheet
 
-    pairs, root = tables.read([spec.name, "near_duplicates"]), files.source_root(spec.source)
+    found, root = read_near_pairs(tables, spec.name), files.source_root(spec.source)
+    pairs, unlooked = found.pairs, found.unlooked
     leaks = split_leaks(frame, near=pairs).filter(pl.col("kind") == "near_duplicate")
     cure = "split: {kind: grouped} keeps them on one side; near_duplicates: ignore says that they are meant"
     said = f"{leaks.height} pairs stand in two parts: {cure}" if leaks.height else None
     sheet = pairs_sheet(pairs, frame, lambda path: (root / path).read_bytes())
     return dg.MaterializeResult(
         asset_key=[spec.name, "near_duplicates"],
-        data_version=data_version(pairs.write_ndjson()),
+        data_version=data_version(pairs.write_ndjson(), *([unlooked] if unlooked else [])),
         metadata={
             "dagster/row_count": pairs.height,
             "groups": near_duplicate_groups(pairs)["near_group"].n_unique(),
@@ -75,9 +111,9 @@ def near_duplicates_result(
             dg.AssetCheckResult(
                 check_name="near_duplicates_stay_in_one_part",
                 asset_key=[spec.name, "near_duplicates"],
-                passed=leaks.is_empty(),
+                passed=leaks.is_empty() and (unlooked is None or spec.near_duplicates == "ignore"),
                 severity=ERROR if spec.near_duplicates == "fail" else WARN,
-                description="not looked for: near_duplicates is ignore" if spec.near_duplicates == "ignore" else said,
+                description=f"not looked for, because {unlooked}" if unlooked else said,
                 metadata={"pairs_in_two_parts": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
             )
         ],
@@ -135,24 +171,27 @@ def _likeness(spec: VisionDatasetSpec, frame: pl.DataFrame) -> dg.AssetCheckResu
 def _shift_result(
     spec: VisionDatasetSpec, asset: str, check: str, sides: tuple[pl.DataFrame, pl.DataFrame]
 ) -> dg.AssetCheckResult:
-    """Labels by chi-square, sizes and brightness by Kolmogorov-Smirnov, Holm-corrected: false alarms at most alpha."""
+    """Labels by chi-square, sizes and brightness by Kolmogorov-Smirnov, Holm-corrected: false alarms at most alpha.
+
+    Sets that cannot be compared fail, as nothing is known of them.
+    """
     from platform_assets.vision.quality.shift import CannotCompare, shift
 
     metadata: dict[str, Any] = {"alpha": spec.shift_alpha}
-    shifted, said = [], None
+    shifted, uncompared = [], None
     try:
         tests = shift(*sides, alpha=spec.shift_alpha)
     except CannotCompare as error:
-        said = f"not compared: {error}"
+        uncompared = f"not compared: {error}"
     else:
         shifted = list(tests.filter("shifted")["subject"])
         metadata |= {"smallest_p": tests.row(0, named=True)["p_adjusted"], "tests": show.table(tests)}
     return dg.AssetCheckResult(
         asset_key=[spec.name, asset],
         check_name=check,
-        passed=not shifted,
+        passed=not shifted and uncompared is None,
         severity=WARN,
-        description=f"the two sets differ in {', '.join(shifted)}" if shifted else said,
+        description=f"the two sets differ in {', '.join(shifted)}" if shifted else uncompared,
         metadata=metadata,
     )
 
@@ -217,5 +256,20 @@ def changes(spec: VisionDatasetSpec, tables: Tables) -> Result:
             "counts": dg.MetadataValue.json(counts),
             "changes": show.table(found.with_columns(pl.col("change").cast(pl.String)), max_rows=100),
         },
-        check_results=[_shift_result(spec, "changes", "new_images_are_like_the_old", (before, came))],
+        check_results=[_novelty(spec, before, came, first=len(versions) < 2)],
+    )
+
+
+def _novelty(spec: VisionDatasetSpec, before: pl.DataFrame, came: pl.DataFrame, *, first: bool) -> dg.AssetCheckResult:
+    """A version without new images has none that could be unlike the old: that passes, and says so."""
+    check = "new_images_are_like_the_old"
+    if not came.is_empty():
+        return _shift_result(spec, "changes", check, (before, came))
+    return dg.AssetCheckResult(
+        asset_key=[spec.name, "changes"],
+        check_name=check,
+        passed=True,
+        severity=WARN,
+        description=f"nothing to compare: {'the first version' if first else 'no image came'}",
+        metadata={"alpha": spec.shift_alpha},
     )

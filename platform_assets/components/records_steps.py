@@ -15,6 +15,7 @@ from platform_assets.components.quality_steps import (
     near_duplicates_result,
     near_pairs,
     record_check_results,
+    write_near_pairs,
 )
 from platform_assets.components.source_steps import overrides_hash, source_code
 from platform_assets.components.specs import code_version, data_version
@@ -116,10 +117,10 @@ def _make_records(
     with show.stops_cleanly("Nothing was written."):
         found = _scan(context, spec, tables, root, ahead)
         rows, applied = reviewed(spec, found.records, found.label_map, Path(files.root))
-        pairs = near_pairs(spec, rows, root)
-    frame = divided(spec, rows, pairs)
+        near = near_pairs(spec, rows, root)
+    frame = divided(spec, rows, near.pairs)
     version = records_version(frame)[:16]
-    tables.write([spec.name, "near_duplicates"], pairs)
+    write_near_pairs(tables, spec.name, near)
     tables.write([spec.name, "overrides"], applied)
     tables.write([spec.name, "rejected"], found.rejected)
     tables.write([spec.name, "label_map"], _label_map_frame(found.label_map))

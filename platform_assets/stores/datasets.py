@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from platform_assets.stores.remotes import Remote, require_bucket
 from platform_assets.vision.formats.dvc_folder import tracked_hash
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Status = Literal["unchanged", "modified", "deleted"]
 
 _REMOTE = "kestrel"
 _LISTED_OBJECTS = 3
+_NO_REMOTE = "no remote is configured; name one with `kestrel data push NAME --remote URL`"
 
 
 class DatasetError(ValueError):
@@ -34,14 +36,6 @@ class NotTracked(DatasetError):
 
 class NoRemote(DatasetError):
     """No remote is configured."""
-
-
-class RemoteRefused(DatasetError):
-    """The remote knows no such credentials, or none were found."""
-
-
-class RemoteUnreachable(DatasetError):
-    """The remote does not answer, or has no such bucket."""
 
 
 class MissingObjects(DatasetError):
@@ -105,13 +99,21 @@ class Datasets:
 
     def use_remote(self, url: str, *, endpoint_url: str | None = None) -> None:
         """Push to and pull from this address from now on; credentials are found where boto3 finds them, never kept."""
-        if endpoint_url and not url.startswith("s3://"):
-            raise DatasetError(f"{url}: an endpoint URL belongs to an s3:// remote; leave it out")
+        remote = Remote(url, endpoint_url)
         self.initialise()
         with self._open() as repo, repo.config.edit() as config:
-            remote = {"url": url} | ({"endpointurl": endpoint_url} if endpoint_url else {})
-            config["remote"][_REMOTE] = remote
+            said = {"url": remote.url} | ({"endpointurl": endpoint_url} if endpoint_url else {})
+            config["remote"][_REMOTE] = said
             config["core"]["remote"] = _REMOTE
+
+    def remote(self) -> Remote:
+        """The remote that `push` and `pull` use. Raises NoRemote."""
+        if (self.project / ".dvc" / "config").is_file():
+            with self._open() as repo:
+                if name := repo.config["core"].get("remote"):
+                    said = repo.config["remote"][name]
+                    return Remote(str(said["url"]), said.get("endpointurl"))
+        raise NoRemote(_NO_REMOTE)
 
     def push(self, folder: Path) -> int:
         """Upload what the remote lacks of this version; the number of objects uploaded.
@@ -209,25 +211,10 @@ def _status(repo: Repo, place: Path) -> Status:
 
 
 def _require_reachable(repo: Repo) -> None:
-    """Asks an S3 store something small: later, DVC only counts failures and logs their reasons."""
+    """DVC itself only counts failures and logs their reasons."""
     remote = repo.cloud.get_remote_odb()
-    if remote.fs.protocol != "s3":
-        return
-    from botocore.exceptions import BotoCoreError, NoCredentialsError
-
-    where = f"remote {remote.fs.unstrip_protocol(remote.path)}"
-    try:
-        # Not exists(): s3fs answers False to refused credentials.
-        remote.fs.fs.call_s3("head_bucket", Bucket=remote.path.split("/")[0])
-    except FileNotFoundError as error:
-        raise RemoteUnreachable(f"{where}: no such bucket; make it, or name another with --remote") from error
-    except (NoCredentialsError, PermissionError) as error:
-        cure = (
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws, to ones that may use the bucket"
-        )
-        raise RemoteRefused(f"{where}: {error}; {cure}") from error
-    except (BotoCoreError, OSError) as error:
-        raise RemoteUnreachable(f"{where}: {error}; is the address right, and the store up?") from error
+    if remote.fs.protocol == "s3":
+        require_bucket(remote.fs.fs, remote.path, f"remote {remote.fs.unstrip_protocol(remote.path)}")
 
 
 def _require_cached(repo: Repo, version: str, place: Path) -> None:
@@ -274,7 +261,7 @@ def _in_our_words() -> Iterator[None]:
     try:
         yield
     except NoRemoteError as error:
-        raise NoRemote("no remote is configured; name one with `kestrel data push NAME --remote URL`") from error
+        raise NoRemote(_NO_REMOTE) from error
     except RemoteMissingDepsError as error:
         raise DatasetError(f"{error}; s3:// needs the extra `s3`: `uv pip install 'kestrel-vision[s3]'`") from error
     except UploadError as error:

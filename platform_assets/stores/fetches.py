@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from platform_assets.stores.remotes import network_errors
 from platform_assets.vision.datasets.archives import IMAGE_SET_LIMITS, Limits, extract
 from platform_assets.vision.datasets.sources import BadSource, MissingSource
 from platform_assets.vision.formats.archive import ArchiveSource
@@ -181,7 +181,7 @@ class _Download:
     def _read(self, remote: _Remote, done: int) -> bytes:
         try:
             return remote.file.read(_CHUNK_BYTES)
-        except _network_errors() as error:
+        except network_errors() as error:
             raise self._failed(f"broke off after {done:,} bytes: {self._reason(error)}") from error
 
     def _require_room(self, part: Path, size: int) -> None:
@@ -198,7 +198,7 @@ class _Download:
         except (ImportError, ValueError) as error:
             known = "http, https and s3 (extra `s3`) URLs are read, and others that fsspec has a package for"
             raise FetchFailed(f"{_shown(self.url)}: {self._reason(error)}; {known}") from error
-        except _network_errors() as error:
+        except network_errors() as error:
             raise self._failed(self._reason(error)) from error
         with remote.file:
             yield remote
@@ -254,13 +254,6 @@ def _open_http(url: str, start: int) -> _Remote:
     start = start if reply.status == 206 else 0
     length = reply.headers.get("Content-Length")
     return _Remote(file, start, None if length is None else start + int(length))
-
-
-def _network_errors() -> tuple[type[BaseException], ...]:
-    """What fsspec's file systems let through; a library that was not loaded raised nothing."""
-    named = {"aiohttp": ("ClientError",), "botocore.exceptions": ("BotoCoreError", "ClientError")}
-    loaded = [getattr(sys.modules[module], name) for module in named if module in sys.modules for name in named[module]]
-    return (OSError, *loaded)
 
 
 def _shown(url: str) -> str:

@@ -43,10 +43,10 @@ class Cost:
     cpu_s: float
 
 
-def write_photographs(root: Path, count: int) -> list[Path]:
-    """JPEGs of smooth noise in three octaves, each with bytes of its own."""
+def write_photographs(root: Path, count: int, scenes: int = 64) -> list[Path]:
+    """JPEGs of smooth noise in three octaves, each with bytes of its own; those of one scene overlap."""
     generator = np.random.default_rng(0)
-    fields = [_field(generator, 2 * SIDE_PX) for _ in range(64)]
+    fields = [_field(generator, 2 * SIDE_PX) for _ in range(scenes)]
     paths = []
     for number in range(count):
         top, left = generator.integers(0, SIDE_PX, 2)

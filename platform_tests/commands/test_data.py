@@ -18,6 +18,7 @@ from PIL import Image
 
 from platform_assets.cli import main
 from platform_assets.commands.dataset_exports import EXPORT_FORMATS
+from platform_assets.stores.datasets import Datasets
 from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import Project, dataset_yaml, project, write_images
 from platform_tests.processes import done
@@ -272,9 +273,40 @@ def test_push_and_pull__through_the_default_and_a_named_remote(made: Project, tm
     assert version_of(made, "tracked") in said("list")
 
 
+def test_push_and_pull__a_snapshot_trains_as_the_same_version_where_it_arrives(made: Project, tmp_path: Path) -> None:
+    version, kept = version_of(made), made.data / "snapshots/photos"
+    remote = ("--remote", str(tmp_path / "nas"))
+    said("snapshot", "photos", "moved")
+    assert "photos/moved: 2 files pushed to" in said("push", "photos", "--snapshot", "moved", *remote)
+    assert "photos/moved: 0 files pushed to" in said("push", "photos", "--snapshot", "moved", *remote)
+    shutil.rmtree(kept)
+    source = {"kind": "snapshot", "dataset": "photos", "name": "moved"}
+    made.write("arrived", dataset_yaml("", name="arrived", source=source, split={"kind": "official"}))
+    cure = "`kestrel data pull photos --snapshot moved` gets it from a remote"
+    assert cure in said("validate", "arrived", code=1)
+    text = said("pull", "photos", "--snapshot", "moved", *remote)
+    assert text.endswith(f"photos/moved: 2 files pulled from {tmp_path}/nas, version {version}\n")
+    made.materialize("group:arrived")
+    assert version_of(made, "arrived") == version
+
+
+def test_push__a_snapshot_goes_to_the_remote_of_the_project_unless_another_is_named(
+    made: Project, tmp_path: Path
+) -> None:
+    said("snapshot", "photos", "kept")
+    Datasets(made.folder, made.data).use_remote(str(tmp_path / "own"))
+    assert f"pushed to {tmp_path}/own, version" in said("push", "photos", "--snapshot", "kept")
+    (made.folder / ".dvc/config").unlink()
+    assert "no remote is configured; name one with" in said("push", "photos", "--snapshot", "kept", code=1)
+    assert "a letter or digit first" in said("pull", "photos", "--snapshot", "../x", code=2)
+    assert "a letter or digit first" in said("pull", "..", "--snapshot", "x", code=2)
+
+
 def test_push__refusals_are_usage_errors() -> None:
     text = said("push", "photos", code=2)
-    assert "photos: its source is of kind folder, not dvc; `kestrel data add FOLDER` tracks one" in text
+    assert (
+        "photos: its source is of kind folder, not dvc; `kestrel data add FOLDER` tracks one, --snapshot moves" in text
+    )
     made_up = ("--endpoint-url", "http://nas:8333")
     assert "--endpoint-url belongs to --remote; give both" in said("push", "tracked", *made_up, code=2)
 

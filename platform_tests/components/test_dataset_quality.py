@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from platform_assets.components.inputs import require_sound
 from platform_assets.components.records_steps import records_code
 from platform_assets.components.vision_dataset import VisionDatasetSpec
 from platform_assets.stores.tables import Tables
-from platform_assets.vision.quality import image_faults
+from platform_assets.vision.quality import hash_pairs, image_faults
 from platform_assets.vision.quality.image_faults import pixel_scores
 from platform_assets.vision.quality.label_studio import EXCLUDE
 from platform_tests.components.projects import (
@@ -111,6 +112,35 @@ def test_near_duplicates__the_yaml_says_what_a_copy_in_two_parts_means(few: Proj
     assert ("not looked for" in text) == (rule == "ignore")
 
 
+@pytest.mark.parametrize(
+    ("more", "made"),
+    [
+        ({"near_duplicates": "warn"}, True),
+        ({"near_duplicates": "fail"}, False),
+        ({"split": {"kind": "grouped"}}, False),
+    ],
+)
+def test_near_duplicates__too_many_to_list_are_no_pass_and_stop_only_what_needs_them(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], made: bool
+) -> None:
+    """Digits share one layout: a set like MNIST could not be materialized as it was."""
+    monkeypatch.setattr(hash_pairs, "MAX_PAIRS", 0)
+    copy_resized(tmp_path / "images/red/000.png", tmp_path / "images/red/copy.jpg")
+    few.write("photos", dataset_yaml(tmp_path / "images", **more))
+    result = few.materialize("group:photos", raises=False)
+    if not made:
+        assert "over 0 of the" in failure(result)
+        assert steps_done(result) == {"photos__source"}
+        return
+    assert result.success
+    again = few.materialize(RECORDS)
+    for passed, text, _ in (check(each, "near_duplicates_stay_in_one_part") for each in (result, again)):
+        assert not passed
+        assert text.startswith("not looked for, because over 0 of the ")
+        assert "say `near_duplicates: ignore` in the dataset's YAML" in text
+    assert "| near duplicates | not looked for |" in (few.data / "cards/photos/data_card.md").read_text()
+
+
 def test_grouped_split__keeps_planted_copies_on_one_side(few: Project, tmp_path: Path) -> None:
     for name in COLOURS:
         for number in range(4):
@@ -167,13 +197,34 @@ def test_test_is_like_train__sees_a_dark_test_part(few: Project) -> None:
     assert found["smallest_p"] <= found["alpha"] == 0.01
 
 
+def test_test_is_like_train__too_few_to_compare_is_no_pass(few: Project, tmp_path: Path) -> None:
+    for place in sorted((tmp_path / "images").rglob("*.png")):
+        if place.name > "003.png":
+            place.unlink()
+    passed, text, _ = check(few.materialize(RECORDS), "test_is_like_train")
+    assert not passed
+    assert re.fullmatch(r"not compared: \d+ and [0-4] images; at least 5 on each side are needed", text)
+
+
+def test_new_images_are_like_the_old__without_new_ones_passes_and_says_so(few: Project, tmp_path: Path) -> None:
+    name = "new_images_are_like_the_old"
+    assert check(few.materialize("group:photos"), name)[:2] == (True, "nothing to compare: the first version")
+    (tmp_path / "images/red/000.png").unlink()
+    assert check(few.materialize("group:photos"), name)[:2] == (True, "nothing to compare: no image came")
+    write_images(tmp_path / "more", per_class=1, side=64, seed=3)
+    (tmp_path / "more/red/000.png").rename(tmp_path / "images/red/new.png")
+    passed, text, _ = check(few.materialize("group:photos"), name)
+    assert not passed
+    assert re.fullmatch(r"not compared: \d+ and 1 images; at least 5 on each side are needed", text)
+
+
 def test_new_images_are_like_the_old__sees_a_batch_of_another_kind(few: Project, tmp_path: Path) -> None:
     first = few.materialize("group:photos")
     write_images(tmp_path / "more", per_class=3, side=64, seed=3, told_apart=False)
     for place in (tmp_path / "more").rglob("*.png"):
         place.rename(tmp_path / "images" / place.parent.name / f"new{place.name}")
     second = few.materialize("group:photos")
-    assert "not compared" in check(first, "new_images_are_like_the_old")[1]
+    assert check(first, "new_images_are_like_the_old")[1] == "nothing to compare: the first version"
     passed, text, found = check(second, "new_images_are_like_the_old")
     assert not passed
     assert "the two sets differ in" in text

@@ -22,9 +22,8 @@ from platform_assets.stores.datasets import (
     MissingObjects,
     NoRemote,
     NotTracked,
-    RemoteRefused,
-    RemoteUnreachable,
 )
+from platform_assets.stores.remotes import RemoteError, RemoteRefused, RemoteUnreachable
 from platform_tests.s3_server import S3Server
 from platform_tests.vision.pictures import png, write
 
@@ -336,6 +335,6 @@ def test_s3__a_store_that_is_down_is_named(
 
 
 def test_use_remote__an_endpoint_without_s3_is_refused(datasets: Datasets, project: Path) -> None:
-    with pytest.raises(DatasetError, match="an endpoint URL belongs to an s3:// remote; leave it out"):
+    with pytest.raises(RemoteError, match="an endpoint URL belongs to an s3:// remote; leave it out"):
         datasets.use_remote("/mnt/store", endpoint_url="http://nas:8333")
     assert not (project / ".dvc").exists()

@@ -13,7 +13,7 @@ from platform_assets.stores.snapshots import DamagedSnapshot, MissingSnapshot, S
 from platform_assets.stores.source_roots import project_snapshots, ready_root, stated_version
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.datasets.profile import records_version
-from platform_assets.vision.datasets.scanning import hash_files, scan, source_version
+from platform_assets.vision.datasets.scanning import ChangedImage, hash_files, scan, source_version
 from platform_assets.vision.datasets.sources import source_files
 from platform_assets.vision.datasets.splits import SplitRule, assign_splits
 from platform_assets.vision.formats.copies import CannotWrite
@@ -81,6 +81,22 @@ def test_snapshot__unpacked_on_two_machines_has_one_source_version(
         root = Snapshots(snapshots.root, tmp_path / cache).unpacked("birds", "spring")
         versions.add(source_version(hash_files(root, source_files(source, root))))
     assert len(versions) == 1
+
+
+def test_unpacked__files_are_read_only_and_an_overwritten_one_is_refused(
+    snapshots: Snapshots, records: pl.DataFrame, images: Path, tmp_path: Path
+) -> None:
+    snapshots.create(snapshot(records), records, images)
+    source = SnapshotSource(kind="snapshot", dataset="birds", name="spring")
+    root = ready_root(source, tmp_path, tmp_path / "data")
+    assert {path.stat().st_mode & 0o222 for path in root.rglob("*") if path.is_file()} == {0}
+    (root / "red/003.png").unlink()
+    shutil.copy(root / "red/004.png", root / "red/003.png")
+    with pytest.raises(ChangedImage, match=f"red/003.png: its bytes give .* was kept; delete {root}: it is unpacked"):
+        scan(source.read(root), root)
+    shutil.rmtree(root)
+    root = ready_root(source, tmp_path, tmp_path / "data")
+    assert assign_splits(scan(source.read(root), root).records, SplitRule(kind="official")).equals(records)
 
 
 def test_create__the_same_again_is_kept_once(snapshots: Snapshots, records: pl.DataFrame, images: Path) -> None:
@@ -160,7 +176,8 @@ def test_missing__names_the_snapshots_there_are(snapshots: Snapshots, records: p
         with pytest.raises(MissingSnapshot) as raised:
             verb("birds", "autumn")
         assert str(raised.value) == (
-            "birds/autumn: no such snapshot; there are spring; `kestrel data snapshot birds autumn` makes it"
+            "birds/autumn: no such snapshot; there are spring; `kestrel data snapshot birds autumn` makes it, "
+            "`kestrel data pull birds --snapshot autumn` gets it from a remote"
         )
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from platform_assets.vision.datasets.inspection import CHUNK_BYTES, Known, in_threads, inspect_files
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.datasets.sources import RECORD_COLUMNS, Candidates, rejected_frame
+from platform_assets.vision.datasets.sources import RECORD_COLUMNS, BadSource, Candidates, KeptImages, rejected_frame
 from platform_assets.vision.images.decoding import MAX_PIXELS, RejectReason
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ _HASH_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "mtime_ns": pl.Int64, "sha
 
 class EmptyDataset(ValueError):
     """A source without two classes of readable images."""
+
+
+class ChangedImage(BadSource):
+    """A file that is not the image which its source kept under that path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,13 @@ def scan(
     Files that have not changed since `known` are not opened again; the result is the same. Equal bytes with the same
     label are one image: its first path stays. With two labels none stays. In two official parts both stay, for the leak
     check to fail on, unless `leaks` is "drop": then one stays, in test before val before train. What is opened is also
-    decoded into the pixel cache of `ahead`. `on_progress` gets (files done, files in all). Raises EmptyDataset.
+    decoded into the pixel cache of `ahead`. `on_progress` gets (files done, files in all).
+    Raises EmptyDataset, ChangedImage.
     """
     paths = candidates.rows["path"]
     found = inspect_files(root, paths, max_pixels=max_pixels, known=known, ahead=ahead, on_progress=on_progress)
+    if candidates.kept is not None:
+        _require_kept(candidates.kept, found.files, root)
     readable = pl.col("reason").is_null()
     rows = _beside(candidates.rows, found.files).filter(readable)
     kept, repeated = _without_repeats(rows, leaks)
@@ -107,6 +114,17 @@ def _sha256(place: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _require_kept(kept: KeptImages, files: pl.DataFrame, root: Path) -> None:
+    changed = [
+        f"{root / path}: {f'its bytes give {found[:12]}' if found else detail}, {kept.id_of[path][:12]} was kept"
+        for path, found, detail in files.select("path", "image_id", "detail").iter_rows()
+        if found != kept.id_of[path]
+    ]
+    if changed:
+        more = f", and {len(changed) - 1:,} more files" if len(changed) > 1 else ""
+        raise ChangedImage(f"{changed[0]}{more}; {kept.cure}")
 
 
 def _beside(rows: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:

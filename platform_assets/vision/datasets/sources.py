@@ -43,17 +43,27 @@ class BadSource(ValueError):
     """A source that is there, but not as its format says; the message names file and line."""
 
 
+@dataclass(frozen=True)
+class KeptImages:
+    """The id of the image at each path, and what to do where another one is found."""
+
+    id_of: Mapping[str, str]
+    cure: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
     """What a source lists before any image is opened.
 
     `rows` may become records: path, label, split, group and what else the format knows. `rejected` cannot: path,
-    reason, detail. `classes` is the dataset's own class list, in its own order, when it has one.
+    reason, detail. `classes` is the dataset's own class list, in its own order, when it has one. `kept` says which image
+    each path must be, where the source knows.
     """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     classes: tuple[str, ...] | None
+    kept: KeptImages | None = None
 
 
 class Spec(BaseModel):

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from platform_assets.vision.datasets.sources import RECORD_COLUMNS, BadSource, Candidates, Format, rejected_frame
+from platform_assets.vision.datasets.sources import (
+    RECORD_COLUMNS,
+    BadSource,
+    Candidates,
+    Format,
+    KeptImages,
+    rejected_frame,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +36,7 @@ class SnapshotSource(Format):
     """A snapshot that `kestrel data snapshot` made; `stores.snapshots` gives the root to read.
 
     Its parts are official parts, the val that was drawn from train included: with `split: {kind: official}` the records
-    are those of the version that was kept, in every column.
+    are those of the version that was kept, in every column. A file that is not the image that was kept is refused.
     """
 
     kind: Literal["snapshot"]
@@ -40,7 +47,10 @@ class SnapshotSource(Format):
         records, classes = _records_of(root), _classes_of(root)
         extras = [name for name in records.columns if name not in RECORD_COLUMNS]
         return Candidates(
-            rows=records.select(*_LISTED_COLUMNS, *extras).sort("path"), rejected=rejected_frame(()), classes=classes
+            rows=records.select(*_LISTED_COLUMNS, *extras).sort("path"),
+            rejected=rejected_frame(()),
+            classes=classes,
+            kept=KeptImages(dict(records.select("path", "image_id").iter_rows()), _cure(root)),
         )
 
     def own_files(self, root: Path) -> Sequence[str]:
@@ -60,7 +70,7 @@ def _records_of(root: Path) -> pl.DataFrame:
         records = pl.read_parquet(root / RECORDS_FILE)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BadSource(f"{root / RECORDS_FILE}: not readable ({error}); {_cure(root)}") from error
-    if lacking := [name for name in _LISTED_COLUMNS if name not in records.columns]:
+    if lacking := [name for name in ("image_id", *_LISTED_COLUMNS) if name not in records.columns]:
         raise BadSource(f"{root / RECORDS_FILE}: columns {lacking} are missing; {_cure(root)}")
     return records
 

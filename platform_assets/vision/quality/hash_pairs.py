@@ -44,7 +44,7 @@ def hash_pairs(hashes_n: Hashes, limit: int) -> tuple[Rows, Rows, NDArray[np.uin
             if total > MAX_PAIRS:
                 raise TooManyPairs(
                     f"over {MAX_PAIRS:,} of the {len(hashes_n):,} images' pairs lie within {limit} bits: the images share one "
-                    "layout; `near_duplicates: ignore` in the dataset's YAML does not look for them"
+                    "layout; say `near_duplicates: ignore` in the dataset's YAML, with a split that is not `grouped`"
                 )
     rows_i, rows_j = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
     order = np.lexsort((rows_j, rows_i))

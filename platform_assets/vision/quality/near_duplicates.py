@@ -150,6 +150,7 @@ def _common_structure(thumbnails_nhw: NDArray[np.uint8]) -> tuple[Floats, Floats
     One component for 32 images: a set too small to say has none, and then nothing is taken off.
     """
     import numpy as np
+    from scipy.linalg import eigh
 
     views_nd = _unit(_flattened(thumbnails_nhw.astype(np.float32)))
     count = len(views_nd) // _IMAGES_PER_COMPONENT
@@ -157,8 +158,10 @@ def _common_structure(thumbnails_nhw: NDArray[np.uint8]) -> tuple[Floats, Floats
         return np.zeros(views_nd.shape[1], np.float32), np.zeros((views_nd.shape[1], 0), np.float32)
     mean_d = views_nd.mean(axis=0)
     centred_nd = views_nd - mean_d
-    _, left_nn = np.linalg.eigh(centred_nd @ centred_nd.T)
-    components_kd = np.asarray(left_nn[:, -count:].T @ centred_nd, dtype=np.float32)
+    last = len(views_nd) - 1
+    # 2026-11, one BLAS thread: all 1,024 vectors take 0.22 s of CPU, the 32 that are wanted 0.05 s.
+    _, left_nk = eigh(centred_nd @ centred_nd.T, subset_by_index=(last - count + 1, last))
+    components_kd = np.asarray(left_nk.T @ centred_nd, dtype=np.float32)
     return mean_d, _unit(components_kd).T
 
 

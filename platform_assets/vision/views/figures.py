@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Dagster's event log carries pictures inside Markdown.
 MAX_PICTURE_BYTES = 100_000
@@ -35,6 +38,8 @@ def as_markdown(picture: bytes, *, alt: str = "picture") -> str:
 
 def blank_figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     """One plot, without the lines above and at the right."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.subplots()
     tidy(axes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from platform_assets.vision.datasets.scanning import scan
+from platform_assets.vision.datasets.scanning import ChangedImage, scan
 from platform_assets.vision.datasets.sources import BadSource, annotation_types, source_files
 from platform_assets.vision.formats.snapshot import CLASSES_FILE, RECORDS_FILE, SnapshotSource, write_listing
 from platform_tests.vision.pictures import png, write
@@ -21,10 +22,11 @@ def root(tmp_path: Path) -> Path:
     rows = []
     for number, label in enumerate(["b", "a", "b", "a"]):
         write(tmp_path, f"{label}/{number}.png", png(number))
-        rows.append({"path": f"{label}/{number}.png", "label": label, "split": ("train", "val")[number // 2]})
+        image_id = hashlib.sha256(png(number)).hexdigest()
+        part = ("train", "val")[number // 2]
+        rows.append({"path": f"{label}/{number}.png", "label": label, "split": part, "image_id": image_id})
     records = pl.DataFrame(rows).with_columns(
         group=pl.lit(None, pl.String),
-        image_id=pl.lit("old"),
         box=pl.Series([[1, 2, 3, 4]] * 4, dtype=annotation_types()["box"]),
         camera=pl.lit("left"),
     )
@@ -38,8 +40,21 @@ def test_snapshot__parts_class_order_boxes_and_extras_come_back(root: Path) -> N
     assert dict(found.records.select("path", "split").iter_rows())["a/3.png"] == "val"
     assert found.records["box"].to_list() == [[1, 2, 3, 4]] * 4
     assert found.records["camera"].to_list() == ["left"] * 4
-    assert "old" not in found.records["image_id"], "an id is that of the bytes that are there"
     assert found.rejected.is_empty()
+
+
+def test_snapshot__an_image_that_was_overwritten_is_refused(root: Path) -> None:
+    """It was trained on under the version of the snapshot."""
+    kept, other = (hashlib.sha256(png(number)).hexdigest()[:12] for number in (1, 9))
+    (root / "a/1.png").write_bytes(png(9))
+    cure = f"delete {root}: it is unpacked again from the snapshot"
+    with pytest.raises(ChangedImage) as raised:
+        scan(SOURCE.read(root), root)
+    assert str(raised.value) == f"{root}/a/1.png: its bytes give {other}, {kept} was kept; {cure}"
+    (root / "a/1.png").unlink()
+    (root / "b/2.png").write_bytes(b"")
+    with pytest.raises(ChangedImage, match=rf"a/1.png: .*, {kept} was kept, and 1 more files; delete {root}"):
+        scan(SOURCE.read(root), root)
 
 
 def test_snapshot__its_listing_is_part_of_its_version(root: Path) -> None:
