@@ -139,3 +139,13 @@ def test_rule__passes_good_code(rule) -> None:
 
 def broken(rule, paths) -> list[str]:
     return [f"{path.relative_to(ROOT)}:{finding}" for path in paths for finding in rule(ast.parse(path.read_text()))]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.name.startswith("bench_")], ids=lambda path: path.stem
+)
+def test_benchmarks__are_run_by_make_bench(path: Path) -> None:
+    """Two were scripts alone, of which `make bench` collected nothing."""
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    marks = {ast.unparse(mark) for node in functions if node.name.startswith("test_") for mark in node.decorator_list}
+    assert "pytest.mark.bench" in marks, f"{path.name}: no test is marked bench, so `make bench` leaves it out"

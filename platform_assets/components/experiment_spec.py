@@ -14,7 +14,14 @@ from platform_assets.vision.recipes.preprocessing import Resize
 from platform_assets.vision.recipes.resolving import CropToBox, MetricName, Protocol, trial_key
 from platform_assets.vision.recipes.tuning_options import Tune, TuneName, require_tunes_fit
 from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
-from platform_assets.vision.recipes.variants import BackboneName, ImageSizePx, Seeds, Variant, VariantName
+from platform_assets.vision.recipes.variants import (
+    BackboneName,
+    ImageSizePx,
+    Seeds,
+    Variant,
+    VariantName,
+    require_patches,
+)
 
 
 class Waiver(BaseModel):
@@ -81,6 +88,16 @@ class ExperimentSpec(BaseModel):
     def _baseline_is_a_variant(self) -> Self:
         if self.baseline not in self.variants:
             raise ValueError(f"baseline {self.baseline!r} is not a variant; name one of {', '.join(self.variants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_the_size(self) -> Self:
+        """A variant knows its own size alone, and most take the experiment's."""
+        for name, variant in self.variants.items():
+            try:
+                require_patches(variant, variant.image_size_px or self.image_size_px)
+            except ValueError as error:
+                raise ValueError(f"variants.{name}.{error}") from None
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """How much of an engine's own rate a whole embedding keeps: both measured by turns in one run on real photographs.
 
 By wall time, and by the CPU time that both take: on a machine that others load, the second is the one to trust.
-python -m platform_tests.benchmarks.bench_embedding [folder of images]
+python -m platform_tests.benchmarks.bench_embedding [folder of images]; `make bench` runs it on those of elpv.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from platform_assets.vision.images.decoding import decode_rgb
 from platform_assets.vision.networks.embedding import ImageLoader, embed
@@ -22,6 +24,7 @@ from platform_assets.vision.networks.engines import choose_engine
 from platform_assets.vision.networks.weights import load_backbone
 from platform_assets.vision.recipes.backbones import get_backbone
 from platform_assets.vision.recipes.preprocessing import to_pixels
+from platform_tests.benchmarks.launched import launched
 
 Images = list[tuple[str, ImageLoader]]
 
@@ -95,6 +98,15 @@ def _seconds(work: Callable[[], object]) -> tuple[float, float]:
 def _spread(kept: list[float]) -> str:
     """Median and range."""
     return f"{statistics.median(kept):.2f} ({min(kept):.2f} to {max(kept):.2f})"
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="the extra 'demo' is not installed")
+def test_bench_embedding__prints_its_row() -> None:
+    said = launched([sys.executable, "-m", __spec__.name]).said
+    print(f"\n{said}")
+    assert said.count("\n| 224 | squash |") == 1
 
 
 if __name__ == "__main__":

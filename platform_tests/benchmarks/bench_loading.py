@@ -2,18 +2,20 @@
 
 By turns in one run, from noise in memory. With `--train`, the same batches feed training steps of a backbone on the
 CPU: a loader is fast enough when it makes no difference how many workers it has.
-python -m platform_tests.benchmarks.bench_loading [--train]
+python -m platform_tests.benchmarks.bench_loading [--train]; `make bench` runs both as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from contextlib import closing
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 
 from platform_assets.vision.networks.models import Classifier, build_classifier, place
@@ -21,6 +23,7 @@ from platform_assets.vision.recipes.backbones import get_backbone
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import Batch, LabelledImages, epoch_batches
 from platform_assets.vision.training.loading import choose_workers
+from platform_tests.benchmarks.launched import launched
 
 CLASSES = 10
 WORKERS = (0, 1, 2)
@@ -123,6 +126,16 @@ def _arguments() -> argparse.Namespace:
 def _spread(kept: tuple[float, ...] | list[float], digits: int) -> str:
     """Median and range."""
     return f"{statistics.median(kept):.{digits}f} ({min(kept):.{digits}f} to {max(kept):.{digits}f})"
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("arguments", [[], ["--train"]], ids=["loading", "training"])
+def test_bench_loading__prints_its_table(arguments: list[str]) -> None:
+    said = launched([sys.executable, "-m", __spec__.name, *arguments]).said
+    print(f"\n{said}")
+    recipes = 1 if arguments else len(RECIPES)
+    assert said.count("\n| 224 |") == recipes * len(WORKERS)
 
 
 if __name__ == "__main__":

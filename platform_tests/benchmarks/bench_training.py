@@ -89,6 +89,7 @@ def test_bench_training__as_fast_as_the_loops_of_others(tmp_path: Path) -> None:
         print(f"| {name} | {statistics.median(rates[name]):.1f} | {top1} | {peak:.0f} |")
     decoded = max(run["decode_seconds"] for run in found["kestrel"])
     print(f"ours decodes all pictures before the first epoch, in {decoded:.1f} s that are in no rate")
+    print(f"loading threads that ours chose by measurement: {[run['workers'] for run in found['kestrel']]}")
     for other in ("timm", "fastai"):
         ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["kestrel"], rates[other], strict=True))
         print(f"beside {other}: {ratio:.2f}")

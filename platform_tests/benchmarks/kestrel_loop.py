@@ -19,6 +19,7 @@ from platform_assets.vision.recipes.backbones import get_backbone
 from platform_assets.vision.recipes.resolving import training_pixels
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import LabelledImages, load_images
+from platform_assets.vision.training.loading import choose_workers
 from platform_assets.vision.training.train import train
 from platform_tests.benchmarks.timm_loop import BACKBONE, MOMENTUM, SMOOTHING, WEIGHT_DECAY, learning_rate
 
@@ -55,12 +56,21 @@ def main(folder: Path, out: Path, size_px: int, batch_size: int, epochs: int, wa
         parts.append(LabelledImages(tuple(path.name for path in paths), load_images(paths, seen), labels_n))
     classifier = build_classifier(BACKBONE, len(classes), preprocessing, pretrained=True, seed=42)
     decoded = time.perf_counter() - started
+    workers, _ = choose_workers(parts[0], chosen, device="cpu")
     with tempfile.TemporaryDirectory() as work:
-        result = train(classifier, *parts, chosen, metric="top1", seed=42, device="cpu", work_dir=Path(work), workers=1)
+        result = train(
+            classifier, *parts, chosen, metric="top1", seed=42, device="cpu", work_dir=Path(work), workers=workers
+        )
     rows = result.history.select("epoch", "images_per_second", val_top1="val_metric").to_dicts()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     pictures_mb = sum(part.images_nchw.nbytes for part in parts) / 1e6
-    found = {"epochs": rows, "peak_mb": peak_mb, "pictures_mb": pictures_mb, "decode_seconds": decoded}
+    found = {
+        "epochs": rows,
+        "peak_mb": peak_mb,
+        "pictures_mb": pictures_mb,
+        "decode_seconds": decoded,
+        "workers": workers,
+    }
     out.write_text(json.dumps(found))
 
 

@@ -68,6 +68,29 @@ def _needless_waiver(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["without_probe"] = {"tf_efficientnet_lite0": waiver}
 
 
+def _warmup_of_one_cycle(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"]["cnn"] = {**CNN, "train": {"schedule": "one_cycle", "warmup_epochs": 2}}
+
+
+def _frozen_from_scratch(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"]["cnn"] = {**CNN, "train": {"frozen_layers": 2}}
+
+
+def _head_first_from_scratch(dataset: Document, experiment: Document) -> None:
+    experiment["attributes"]["variants"]["cnn"] = {**CNN, "train": {"freeze_backbone_epochs": 1}}
+
+
+def _more_parts_than_patches(dataset: Document, experiment: Document) -> None:
+    parts = {"selector": "glsim", "top_k": 20}
+    vit = {"backbone": "vit_tiny_patch16_224.augreg_in21k", "mode": "scratch", "image_size_px": 64, "parts": parts}
+    experiment["attributes"]["variants"]["vit"] = vit
+
+
+def _more_parts_than_patches_at_the_shared_size(dataset: Document, experiment: Document) -> None:
+    _more_parts_than_patches(dataset, experiment)
+    experiment["attributes"]["image_size_px"] = experiment["attributes"]["variants"]["vit"].pop("image_size_px")
+
+
 def _unknown_rule(dataset: Document, experiment: Document) -> None:
     experiment["attributes"]["gate"] = {"minimum": 0.5, "max_regresion": 0.1}
 
@@ -114,6 +137,26 @@ def _waiver_without_reason(dataset: Document, experiment: Document) -> None:
         (_waiver_without_reason, "first", "without_probe.tf_efficientnet_lite1.reason", "Field required"),
         (_unknown_rule, "first", "gate.max_regresion", "Extra inputs are not permitted"),
         (_approval_by_nobody, "first", "gate.approval", "name who may approve"),
+        (
+            _warmup_of_one_cycle,
+            "first",
+            "variants.cnn.train",
+            "'warmup_epochs' 2.0 has no meaning without a schedule other than one_cycle",
+        ),
+        (_frozen_from_scratch, "first", "variants.cnn", "'train.frozen_layers' 2 has no meaning in mode 'scratch'"),
+        (
+            _head_first_from_scratch,
+            "first",
+            "variants.cnn",
+            "'train.freeze_backbone_epochs' 1 has no meaning in mode 'scratch'",
+        ),
+        (_more_parts_than_patches, "first", "variants.vit", "parts.top_k 20 is more than the 16 patches"),
+        (
+            _more_parts_than_patches_at_the_shared_size,
+            "first",
+            "attributes",
+            "variants.vit.parts.top_k 20 is more than the 16 patches of 16 pixels in images of 64",
+        ),
         (_option_of_another_mode, "first", "variants.cnn", "option 'probe' has no meaning in mode 'scratch'"),
     ],
 )

@@ -23,6 +23,9 @@ from platform_assets.vision.recipes.part_options import PartOptions
 
 # The cosine up to which images of different classes may be alike (TransFG's alpha).
 MARGIN = 0.4
+# What a selector may hold of the images that are read together where no backward pass holds it anyway. 2026-11: of
+# ViT-B/16 at 448 px, stride 12, that is 46 MB an image, and a running product of whole maps would be 90 MB.
+_KEPT_BYTES = 256 * 2**20
 
 
 class PartsDoNotFit(ValueError):
@@ -51,6 +54,10 @@ class PartAttention(nn.Module):
         self.grid: tuple[int, int] = cast(Any, model).patch_embed.grid_size
 
     def forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        found = [self._features(some_bchw) for some_bchw in self._read_together(images_bchw)]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def _features(self, images_bchw: torch.Tensor) -> torch.Tensor:
         tokens_bnd, rope, indices_bs = self._before_last_block(images_bchw)
         model: Any = self.model
         prefix_bpd, patches_bnd = tokens_bnd.tensor_split([model.num_prefix_tokens], dim=1)
@@ -63,8 +70,8 @@ class PartAttention(nn.Module):
     @torch.no_grad()
     def selected(self, images_bchw: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """indices_bs of the picked patches, row by row from 0, and the grid they count in (rows, columns)."""
-        _, _, indices_bs = self._before_last_block(images_bchw)
-        return indices_bs, self.grid
+        pieces = [self._before_last_block(some_bchw)[2] for some_bchw in self._read_together(images_bchw)]
+        return torch.cat(pieces), self.grid
 
     def auxiliary_loss(self, features_bd: torch.Tensor, labels_b: torch.Tensor) -> torch.Tensor:
         """The contrastive loss at the options' weight."""
@@ -72,6 +79,15 @@ class PartAttention(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         cast(Any, self.model).set_grad_checkpointing(enable)
+
+    def _read_together(self, images_bchw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """All images in training, whose backward pass keeps every block's tokens; else as many as _KEPT_BYTES allow."""
+        if self.options.selector == "glsim" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return (images_bchw,)
+        model: Any = self.model
+        tokens = model.num_prefix_tokens + model.patch_embed.num_patches
+        of_an_image = (len(model.blocks) - 1) * tokens * model.embed_dim * images_bchw.element_size()
+        return tuple(torch.split(images_bchw, max(1, _KEPT_BYTES // of_an_image)))
 
     def _before_last_block(self, images_bchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Tokens before the last block, that block's rotary embedding, and the picked patches."""

@@ -34,3 +34,12 @@ class PartOptions(Options):
         self._refuse_without("residual", "selector: transfg", when=self.selector == "transfg")
         self._refuse_without("top_k", "selector: glsim", when=self.selector == "glsim")
         return self
+
+    def require_patches(self, *, patch_px: int, image_size_px: int) -> None:
+        """Raises ValueError where a square image has fewer patches than are picked."""
+        patches = ((image_size_px - patch_px) // (self.stride_px or patch_px) + 1) ** 2
+        if self.selector == "glsim" and self.top_k > patches:
+            raise ValueError(
+                f"parts.top_k {self.top_k} is more than the {patches} patches of {patch_px} pixels in images of "
+                f"{image_size_px}; lower it or raise image_size_px"
+            )

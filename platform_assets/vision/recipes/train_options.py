@@ -53,6 +53,11 @@ class OptimizerOptions(Options):
         self._refuse_without("momentum", "optimizer: sgd", when=self.optimizer == "sgd")
         for option in ("step_epochs", "step_factor"):
             self._refuse_without(option, "schedule: step", when=self.schedule == "step")
+        # 0 is what one_cycle does anyway.
+        rises_by_itself = self.schedule == "one_cycle" and self.warmup_epochs > 0
+        self._refuse_without(
+            "warmup_epochs", "a schedule other than one_cycle, which has a rise of its own", when=not rises_by_itself
+        )
         return self
 
 

@@ -187,11 +187,21 @@ def _require_parts_make_sense(variant: Variant) -> None:
             f"parts.stride_px {stride_px} is more than the {backbone.transformer.patch_px} pixels of a patch of "
             f"{variant.backbone!r}, so pixels between patches would not be seen; lower it"
         )
+    if variant.image_size_px is not None:
+        require_patches(variant, variant.image_size_px)
     if variant.train is not None and variant.train.mixes and variant.parts.contrast_weight > 0:
         raise ValueError(
             "option 'parts' pulls images of one class together, and mixup and cutmix make images of two; set "
             "parts.contrast_weight: 0 or turn the mixing off"
         )
+
+
+def require_patches(variant: Variant, image_size_px: int | None) -> None:
+    """Raises ValueError where parts are more than the patches at a size, of None at the backbone's own."""
+    backbone = known_now(variant.backbone)
+    if variant.parts is not None and backbone is not None and backbone.transformer is not None:
+        size_px = image_size_px or backbone.image_size_px
+        variant.parts.require_patches(patch_px=backbone.transformer.patch_px, image_size_px=size_px)
 
 
 def _require_crops_fit(variant: Variant) -> None:
@@ -226,3 +236,9 @@ def _refuse_other_modes_options(variant: Variant) -> None:
             f"option 'train.backbone_learning_rate_factor' {train.backbone_learning_rate_factor} has no meaning in "
             "mode 'scratch', where head and backbone start alike; remove it"
         )
+    for option in ("frozen_layers", "freeze_backbone_epochs"):
+        if variant.mode == "scratch" and getattr(train, option):
+            raise ValueError(
+                f"option 'train.{option}' {getattr(train, option)} has no meaning in mode 'scratch', where layers that are "
+                "not trained stay random; remove it"
+            )

@@ -12,6 +12,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 
@@ -329,16 +330,19 @@ def test_rate_factor__without_warmup_is_torchs() -> None:
 def test_rate_factor__rises_to_at_most_one_and_never_rises_again(
     schedule: str, epochs: int, epoch_steps: int, warmup_epochs: float
 ) -> None:
-    found = rates(schedule, epochs=epochs, epoch_steps=epoch_steps, warmup_epochs=warmup_epochs)
+    warmup = {} if schedule == "one_cycle" else {"warmup_epochs": warmup_epochs}
+    found = rates(schedule, epochs=epochs, epoch_steps=epoch_steps, **warmup)
     peak = found.index(max(found))
     assert all(0 < rate <= 1 for rate in found)
     assert found[: peak + 1] == sorted(found[: peak + 1])
     assert found[peak:] == sorted(found[peak:], reverse=True)
 
 
-def test_rate_factor__warmup_is_not_used_with_one_cycle() -> None:
+def test_rate_factor__warmup_is_refused_with_one_cycle_and_its_default_not_used() -> None:
     plain = rates("one_cycle", epochs=4, epoch_steps=5, warmup_epochs=0.0)
-    assert plain == rates("one_cycle", epochs=4, epoch_steps=5, warmup_epochs=3.0)
+    assert plain == rates("one_cycle", epochs=4, epoch_steps=5)
+    with pytest.raises(ValidationError, match=r"'warmup_epochs' 3.0 has no meaning without a schedule other than"):
+        rates("one_cycle", epochs=4, epoch_steps=5, warmup_epochs=3.0)
     assert rates("linear", epochs=4, epoch_steps=5, warmup_epochs=3.0)[:3] == [0.1, 0.2, 0.3]
 
 
