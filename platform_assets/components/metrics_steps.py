@@ -234,7 +234,7 @@ def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:
         "adaptive ECE": on_test.adaptive_ece,
         f"label sets ({fitted.sets}) hold the truth, {fitted.coverage:g} wanted": on_test.covered,
         "labels a set": on_test.mean_set_size,
-        f"answered, {fitted.precision:g} of them right wanted": on_test.answered,
+        f"answered, {fitted.precision:g} of them right wanted, {fitted.precision_level:g} sure": on_test.answered,
         "of those right": on_test.answered_right,
     }
     return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})

@@ -17,7 +17,7 @@ from platform_assets.components.metrics_steps import METRICS_FOLLOW, metrics
 from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends
 from platform_assets.components.trial_checks import CHECKS
-from platform_assets.components.view_steps import add_views
+from platform_assets.components.view_steps import FEATURES, add_views
 from platform_assets.vision.recipes.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from platform_assets.stores.outputs import OutputFolder
     from platform_assets.vision.networks.models import Classifier
     from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 PREDICTIONS = "One row per evaluated image (val and test) of a trial: logits, probabilities, prediction, truth."
-EVALUATION = ("vision.evaluation.predictions", "vision.evaluation.calibration", "vision.trials.network_fitting")
+EVALUATION = (
+    *("vision.evaluation.predictions", "vision.evaluation.calibration", "vision.trials.network_fitting"),
+    "vision.networks.head_inputs",
+)
+FEATURES_KEPT = 10_000  # images: 80 MB of vectors of 2,048 numbers
 
 
 def trials(desk: Desk) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -100,16 +105,15 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     classifier = load_classifier(local, expect_label_map=desk.inputs.label_map)
     records = desk.inputs.records_of(trial)
     evaluated = records.with_row_index("row").filter(pl.col("split").is_in(["val", "test"]))
-    logits = _logits(desk, trial, classifier, records, evaluated["row"].to_numpy())
+    logits, vectors = _outputs(desk, trial, classifier, records, evaluated["row"].to_numpy())
     rows = evaluated.select(
         "image_id", "path", desk.inputs.groups_of(records).gather(evaluated["row"]), part="split", label="label"
     )
     frame = predictions_frame(rows, logits, desk.inputs.label_map)
     desk.tables.write(desk.key("predictions"), frame, trial.trial)
-    folder = desk.folder(trial.trial)
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    folder.add("predictions.parquet", buffer.getvalue())
+    _add_frame(desk.folder(trial.trial), "predictions.parquet", frame)
+    if trial.mode not in FROZEN_MODES:
+        _add_frame(desk.folder(trial.trial), FEATURES, vectors)
     wrong = frame.filter((pl.col("part") == "test") & ~pl.col("correct"))
     desk.note(
         "predictions",
@@ -117,7 +121,7 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
         {
             "dagster/row_count": frame.height,
             "wrong_on_test": wrong.height,
-            **add_views(desk, trial, classifier, frame),
+            **add_views(desk, trial, classifier, frame, vectors),
             "most_confident_mistakes": show.table(
                 wrong.sort("confidence", descending=True).select("path", "truth", "prediction", "confidence"),
                 max_rows=20,
@@ -126,18 +130,32 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     )
 
 
-def _logits(
+def _outputs(
     desk: Desk, trial: ResolvedTrial, classifier: Classifier, records: pl.DataFrame, rows_n: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """logits_nk of these rows; a probe's come from the cached vectors, which are its backbone's output."""
+) -> tuple[NDArray[np.float32], pl.DataFrame]:
+    """logits_nk of these rows, and the vectors (image_id, vector) that the head saw: a probe's are cached, its backbone's
+    output; a network's are taken as it predicts, of up to FEATURES_KEPT images in the order of their ids."""
+    import polars as pl
+
     from platform_assets.vision.heads.modules import logits_of_features
-    from platform_assets.vision.networks.inference import predict
+    from platform_assets.vision.networks.head_inputs import predict_with_features
     from platform_assets.vision.trials.fitting import features_of
 
     if trial.mode in FROZEN_MODES:
-        return logits_of_features(classifier.head, features_of(records[rows_n], trial_vectors(desk, trial)))
-    device = desk.compute.choose(desk.context.log).device
-    return predict(classifier, desk.pixels.rows(records, rows_n, trial.preprocessing), device=device)
+        vectors = trial_vectors(desk, trial)
+        return logits_of_features(classifier.head, features_of(records[rows_n], vectors)), vectors
+    device, ids = desk.compute.choose(desk.context.log).device, records["image_id"].gather(rows_n)
+    kept_n = (ids.rank("ordinal") <= FEATURES_KEPT).to_numpy()
+    images = desk.pixels.rows(records, rows_n, trial.preprocessing)
+    logits_nk, features_md = predict_with_features(classifier, images, kept_n, device=device)
+    vector = pl.Series("vector", features_md, dtype=pl.Array(pl.Float32, features_md.shape[1]))
+    return logits_nk, pl.DataFrame({"image_id": ids.filter(pl.Series(kept_n)), "vector": vector})
+
+
+def _add_frame(folder: OutputFolder, name: str, frame: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    folder.add(name, buffer.getvalue())
 
 
 STEPS = {"checkpoint": checkpoint, "predictions": predictions, "metrics": metrics}

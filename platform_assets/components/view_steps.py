@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.recipes.resolving import ResolvedTrial
 
 VIEWS, FIFTYONE, EVALUATION_LOG = "views", "fiftyone", "tb/evaluation"
+FEATURES = "features.parquet"
 MADE_FROM = "made_from.json"
 EXPLAINED, PARTS_SHOWN = 8, 12
 CODE = (
@@ -36,14 +37,17 @@ CODE = (
 )
 
 
-def add_views(desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame) -> dict[str, Any]:
+def add_views(
+    desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame
+) -> dict[str, Any]:
     """The pictures of these predictions as metadata; they and all other views join the folder of the trial.
+
+    `vectors` (image_id, vector) are of all evaluated images or, of a network, of those that FEATURES_KEPT lets in.
 
     Views of the same predictions by the same code are taken as they are.
     """
     folder, made_from = desk.folder(trial.trial), _made_from(desk, trial)
     if _read_made_from(desk, trial) != made_from:
-        vectors = trial_vectors(desk, trial) if trial.mode in FROZEN_MODES else None
         _add_lists(desk, trial, frame, vectors)
         with tempfile.TemporaryDirectory() as scratch:
             for name, picture in _pictures(desk, trial, classifier, frame, vectors):
@@ -77,7 +81,7 @@ def _read_made_from(desk: Desk, trial: ResolvedTrial) -> dict[str, str] | None:
 
 
 def _pictures(
-    desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame | None
+    desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame
 ) -> Iterator[tuple[str, bytes]]:
     """File name and content of every picture that there can be of this trial."""
     from platform_assets.vision.views.galleries import mistakes_sheet
@@ -86,8 +90,9 @@ def _pictures(
     explained = _explained(desk, trial, classifier, frame)
     if explained is not None:
         yield "saliency.jpg", explained
-    if vectors is not None:
-        yield "embedding_map.png", _error_map(frame, vectors)
+    mapped = _mapped(frame, vectors)
+    if mapped.height:
+        yield "embedding_map.png", _error_map(mapped)
     if trial.parts:
         yield "parts.png", _parts(desk, trial, classifier)
 
@@ -117,12 +122,17 @@ def _pixels(desk: Desk, trial: ResolvedTrial, rows: pl.DataFrame) -> Any:
     return load_images(paths, trial.preprocessing, boxes=boxes_of(records, trial.preprocessing))
 
 
-def _error_map(frame: pl.DataFrame, vectors: pl.DataFrame) -> bytes:
-    """Of a sample of test that is stable by hash."""
-    from platform_assets.vision.views.embedding_maps import MAPPED_IMAGES, error_map, neighbour_points
+def _mapped(frame: pl.DataFrame, vectors: pl.DataFrame) -> pl.DataFrame:
+    """A sample of test that is stable by hash, with vectors."""
+    from platform_assets.vision.views.embedding_maps import MAPPED_IMAGES
 
-    test = frame.filter(part="test").sort("image_id").head(MAPPED_IMAGES)
-    mapped = test.select("image_id", "truth", "correct").join(vectors, on="image_id", maintain_order="left")
+    test = frame.filter(part="test").select("image_id", "truth", "correct").sort("image_id")
+    return test.join(vectors, on="image_id", maintain_order="left").head(MAPPED_IMAGES)
+
+
+def _error_map(mapped: pl.DataFrame) -> bytes:
+    from platform_assets.vision.views.embedding_maps import error_map, neighbour_points
+
     return error_map(neighbour_points(mapped["vector"].to_numpy()), list(mapped["truth"]), list(mapped["correct"]))
 
 
@@ -135,7 +145,7 @@ def _parts(desk: Desk, trial: ResolvedTrial, classifier: Classifier) -> bytes:
     return looked_at(classifier, _pixels(desk, trial, test))
 
 
-def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: pl.DataFrame | None) -> None:
+def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: pl.DataFrame) -> None:
     """The predictions as other tools read them."""
     from platform_assets.vision.views.fiftyone_folder import write_fiftyone
     from platform_assets.vision.views.prediction_lines import PREDICTIONS_JSONL, as_jsonl
@@ -143,17 +153,28 @@ def _add_lists(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, vectors: p
     folder, label_map = desk.folder(trial.trial), desk.inputs.label_map
     folder.add(PREDICTIONS_JSONL, as_jsonl(frame, label_map))
     with tempfile.TemporaryDirectory() as scratch:
-        of_frame = None if vectors is None else vectors.join(frame, on="image_id", how="semi")
+        of_frame = vectors.join(frame, on="image_id", how="semi")
         write_fiftyone(Path(scratch), frame, root=desk.inputs.root, label_map=label_map, vectors=of_frame)
         folder.add_tree(FIFTYONE, Path(scratch))
 
 
 def add_evaluation_log(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame, pictures: Mapping[str, bytes]) -> None:
-    """PR curves, pictures and, of a probe, the vectors for the embedding projector, under the trial's tb/."""
+    """PR curves, pictures and the vectors for the embedding projector, under the trial's tb/."""
     from platform_assets.vision.views.tensorboard_views import write_evaluation, write_projector
 
     with tempfile.TemporaryDirectory() as scratch:
         write_evaluation(Path(scratch), frame, desk.inputs.label_map, pictures)
-        if trial.mode in FROZEN_MODES:
-            write_projector(Path(scratch), frame, trial_vectors(desk, trial))
+        vectors = _kept_vectors(desk, trial)
+        if vectors is not None:
+            write_projector(Path(scratch), frame, vectors)
         desk.folder(trial.trial).add_tree(EVALUATION_LOG, Path(scratch))
+
+
+def _kept_vectors(desk: Desk, trial: ResolvedTrial) -> pl.DataFrame | None:
+    """Those that the predictions came from; None of a network that predicted when none were kept."""
+    import polars as pl
+
+    if trial.mode in FROZEN_MODES:
+        return trial_vectors(desk, trial)
+    folder = desk.folder(trial.trial)
+    return pl.read_parquet(folder.path(FEATURES)) if FEATURES in folder.manifest().files else None

@@ -1,4 +1,4 @@
-"""Whether label sets hold the truth as often as they say, on elpv and grocery, over many draws of what they are fitted on."""
+"""Whether label sets hold the truth, and answers are right, as often as they say: elpv and grocery, many draws of the fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_bench_coverage__lies_in_its_band_as_often_as_it_should(tmp_path: Path, 
     )
     print(f"\n{dataset}, its own parts: {stated.covered:.3f} in {stated.covered_low:.3f} to {stated.covered_high:.3f}")
     print(
-        "| sets | images to fit on, to judge | mean coverage | inside the band | labels a set |\n| --- | --- | --- | --- | --- |"
+        "| sets | images to fit on, to judge | mean coverage | inside the band | labels a set | answers are right often enough | "
+        "answered |\n| --- | --- | --- | --- | --- | --- | --- |"
     )
     generator, images = np.random.default_rng(0), int(val_n.sum())
     for sets in ("lac", "aps", "raps"):
@@ -51,6 +52,10 @@ def test_bench_coverage__lies_in_its_band_as_often_as_it_should(tmp_path: Path, 
         frame = pl.DataFrame([each.model_dump() for each in found])
         inside = frame.select(pl.col("covered").is_between("covered_low", "covered_high").mean()).item()
         covered, size = frame["covered"].mean(), frame["mean_set_size"].mean()
-        print(f"| {sets} | {images}, {len(truth_n) - images} | {covered:.4f} | {inside:.3f} | {size:.2f} |")
+        enough = (frame["answered_right"].fill_null(1.0) >= UncertaintyOptions().precision).mean()
+        print(
+            f"| {sets} | {images}, {len(truth_n) - images} | {covered:.4f} | {inside:.3f} | {size:.2f} | {enough:.3f} | "
+            f"{frame['answered'].mean():.3f} |"
+        )
         assert 0.93 <= inside <= 0.98
         assert covered >= 0.9 - 0.002

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.networks.checkpoints import load_classifier
+from platform_assets.vision.networks.ensembles import Ensemble
 from platform_assets.vision.networks.part_attention import PartAttention
 from platform_tests.components.projects import (
     RECORDS,
@@ -141,4 +142,8 @@ def test_combinations__come_after_their_members_and_are_delivered(photos: Projec
         metrics = tables.read(["photos", "first", "metrics"], f"{variant}__s0").row(0, named=True)
         alone = [tables.read(["photos", "first", "metrics"], name)["val_top1"].item() for name in members]
         assert metrics["val_top1"] >= max(alone) - 1e-9
-        load_classifier(Path(row["folder_url"]))
+        loaded = load_classifier(Path(row["folder_url"]))
+        features = pl.read_parquet(Path(row["folder_url"], "features.parquet"))
+        width = 256 * len(loaded.names) if isinstance(loaded, Ensemble) else 256
+        assert features.schema["vector"] == pl.Array(pl.Float32, width)
+        assert Path(row["folder_url"], "views/embedding_map.png").is_file()

@@ -20,7 +20,8 @@ _LOG_TEMPERATURE = (math.log(0.05), math.log(20.0))
 
 class Calibration(BaseModel):
     """Fitted on `images` of val. `set_threshold` None: too few images, every set is of all labels. `answer_from` is the
-    confidence from which on answers were right as often as `precision` asks; None when no confidence was enough."""
+    confidence from which on answers are right as often as `precision` asks, in `precision_level` of the draws of val; None when
+    no confidence was enough."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,6 +31,7 @@ class Calibration(BaseModel):
     sets: SetMethod
     set_threshold: float | None
     precision: float
+    precision_level: float
     answer_from: float | None
 
     def probabilities(self, logits_nk: Floats) -> NDArray[np.float64]:
@@ -83,8 +85,12 @@ def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOpti
         sets=options.sets,
         set_threshold=threshold if math.isfinite(threshold) else None,
         precision=options.precision,
+        precision_level=options.precision_level,
         answer_from=answer_from(
-            probabilities_nk.max(axis=1), probabilities_nk.argmax(axis=1) == truth_n, options.precision
+            probabilities_nk.max(axis=1),
+            probabilities_nk.argmax(axis=1) == truth_n,
+            options.precision,
+            level=options.precision_level,
         ),
     )
 
@@ -131,15 +137,27 @@ def fit_temperature(logits_nk: Floats, truth_n: NDArray[Any]) -> float:
     return math.exp(found.x)
 
 
-def answer_from(confidence_n: Floats, right_n: NDArray[np.bool_], precision: float) -> float | None:
-    """The lowest confidence with `precision` of the images at or above it right; None when there is none."""
+def answer_from(confidence_n: Floats, right_n: NDArray[np.bool_], precision: float, *, level: float) -> float | None:
+    """The lowest confidence such that `precision` of all images at or above it are right, in `level` of the draws of these.
+
+    A threshold passes where the lower one-sided Clopper-Pearson bound of the share right is at least `precision`. Thresholds
+    are tried from the most confident downwards until the first that fails, so that trying many keeps the level: fixed-sequence
+    testing (Angelopoulos et al. 2021, arXiv 2110.01052; the aim is that of Geifman and El-Yaniv 2017, arXiv 1705.08500). The
+    first has the fewest images of which one may be wrong. None when it fails, or when there are fewer images.
+    """
+    from scipy.stats import binom
+
     order_n = np.argsort(-confidence_n, kind="stable")
     confidence_n, right_n = confidence_n[order_n], right_n[order_n]
-    shares_n = right_n.cumsum() / np.arange(1, len(right_n) + 1)
+    images_n = np.arange(1, len(right_n) + 1)
+    # The bound is at least `precision` where, at just that precision, so many right would be this rare.
+    passed_n = binom.sf(right_n.cumsum() - 1, images_n, precision) <= 1 - level
+    large_n = binom.sf(images_n - 2, images_n, precision) <= 1 - level
     # Images of one confidence are answered together.
     last_of_equals_n = np.append(confidence_n[1:] != confidence_n[:-1], True)
-    enough = np.flatnonzero(last_of_equals_n & (shares_n >= precision))
-    return float(confidence_n[enough[-1]]) if enough.size else None
+    tried = np.flatnonzero(last_of_equals_n & large_n)
+    passed = tried[np.logical_and.accumulate(passed_n[tried])]
+    return float(confidence_n[passed[-1]]) if passed.size else None
 
 
 def softmax(logits_nk: Floats) -> NDArray[np.float64]:

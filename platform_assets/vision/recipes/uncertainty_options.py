@@ -19,3 +19,6 @@ class UncertaintyOptions(Options):
     precision: float = Field(
         default=0.95, gt=0, lt=1, description="share of right answers, for which unsure ones are left out"
     )
+    precision_level: float = Field(
+        default=0.9, gt=0, lt=1, description="in which share of draws of val that precision holds on images like them"
+    )

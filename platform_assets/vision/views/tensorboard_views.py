@@ -61,7 +61,7 @@ def _picture(tag: str, picture: bytes) -> Summary:
 def write_projector(folder: Path, predictions: pl.DataFrame, vectors: pl.DataFrame) -> None:
     """Write the embedding projector's files into `folder`, which needs an event file beside them to be found.
 
-    Up to PROJECTED_IMAGES of the predictions by image id, each with its vector of `vectors` (image_id, vector): TENSORS,
+    Up to PROJECTED_IMAGES of the predictions by image id, of those that have a vector in `vectors` (image_id, vector): TENSORS,
     and METADATA with path, part, truth, prediction, correct and confidence.
     Format: tensorboard.plugins.projector (projector_config.proto).
     """
@@ -69,7 +69,7 @@ def write_projector(folder: Path, predictions: pl.DataFrame, vectors: pl.DataFra
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
     folder.mkdir(parents=True, exist_ok=True)
-    shown = predictions.sort("image_id").head(PROJECTED_IMAGES).join(vectors, on="image_id", maintain_order="left")
+    shown = predictions.sort("image_id").join(vectors, on="image_id", maintain_order="left").head(PROJECTED_IMAGES)
     vectors_nd: NDArray[np.float32] = shown["vector"].to_numpy()
     columns = pl.DataFrame(vectors_nd, schema=[str(d) for d in range(vectors_nd.shape[1])])
     columns.write_csv(folder / TENSORS, separator="\t", include_header=False, float_precision=4)

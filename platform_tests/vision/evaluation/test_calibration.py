@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
 from platform_assets.vision.evaluation.calibration import (
@@ -60,8 +61,9 @@ def test_report__calibration_lowers_error_and_loss_on_other_images() -> None:
     assert found.loss < found.loss_before
     assert found.covered_low <= found.covered <= found.covered_high
     assert 1 < found.mean_set_size < 5
-    assert found.answered_right == pytest.approx(0.8, abs=0.03)
-    assert 0.05 < found.answered < 0.9
+    assert found.answered_right is not None
+    assert found.answered_right >= 0.8
+    assert found.answered > 0.01
 
 
 def test_report__figures_by_hand() -> None:
@@ -86,22 +88,58 @@ def test_calibrate__few_images_give_sets_of_all_labels_and_no_answers() -> None:
 
 
 def test_answer_from__by_hand() -> None:
-    confidence_n, right_n = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, True])
-    assert answer_from(confidence_n, right_n, 0.75) == 0.6
-    assert answer_from(confidence_n, right_n, 0.8) == 0.9
-    # Equals are answered together: one right of two is not enough.
-    assert answer_from(np.array([0.9, 0.9]), np.array([True, False]), 0.8) is None
+    # Of coins three of three or two of three come up in 4 of 8 throws of three, three of four in 5 of 16, three of five in 8.
+    confidence_n, right_n = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, True, True, False])
+    assert answer_from(confidence_n, right_n, 0.5, level=0.5) == 0.5
+    assert answer_from(confidence_n, right_n, 0.5, level=0.6) == 0.6
+    assert answer_from(confidence_n, right_n, 0.5, level=0.7) is None
+    # Equals are answered together.
+    assert answer_from(np.array([0.9, 0.8, 0.8, 0.8, 0.8]), right_n, 0.5, level=0.5) == 0.8
+    assert answer_from(np.array([0.9, 0.8, 0.8, 0.8, 0.8]), right_n, 0.5, level=0.6) is None
+    # 77 images are the fewest of which one may be wrong.
+    assert answer_from(np.linspace(1, 0.6, 77), np.arange(77) != 3, 0.95, level=0.9) == 0.6
+    assert answer_from(np.linspace(1, 0.6, 76), np.ones(76, dtype=bool), 0.95, level=0.9) is None
+    assert answer_from(np.linspace(1, 0.6, 77), np.arange(77) > 2, 0.95, level=0.9) is None
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9]), st.booleans()), min_size=1, max_size=30),
+    st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.7, 0.9]), st.booleans()), min_size=1, max_size=60),
     st.floats(0.05, 0.95),
+    st.floats(0.5, 0.95),
 )
 @settings(max_examples=80, deadline=None)
-def test_answer_from__is_the_lowest_that_is_precise(pairs: list[tuple[float, bool]], precision: float) -> None:
+def test_answer_from__every_bound_down_to_it_holds(
+    pairs: list[tuple[float, bool]], precision: float, level: float
+) -> None:
     confidence_n, right_n = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
-    precise = [c for c in sorted(set(confidence_n)) if right_n[confidence_n >= c].mean() >= precision]
-    assert answer_from(confidence_n, right_n, precision) == (precise[0] if precise else None)
+
+    def bound(right: int, images: int) -> float:
+        return float(binomtest(right, images, alternative="greater").proportion_ci(level, method="exact").low)
+
+    wanted = None
+    for threshold in sorted(set(confidence_n), reverse=True):
+        answered_n = confidence_n >= threshold
+        if bound(answered_n.sum() - 1, answered_n.sum()) < precision:
+            continue
+        if bound(right_n[answered_n].sum(), answered_n.sum()) < precision:
+            break
+        wanted = threshold
+    assert answer_from(confidence_n, right_n, precision, level=level) == wanted
+
+
+def test_answer_from__the_precision_holds_as_often_as_stated() -> None:
+    """It was the lowest threshold at which val had it, and 0.95 asked for held in 0.38 of the draws of 296 images."""
+    random = np.random.default_rng(0)
+    for scale, images in ((2.0, 296), (3.0, 296), (3.0, 1000)):
+        everyone_n = np.sort(1 / (1 + np.exp(-np.abs(random.normal(0, scale, 100_000)))))[::-1]
+        share_right_n = everyone_n.cumsum() / np.arange(1, len(everyone_n) + 1)
+        held = 0
+        for _ in range(500):
+            confidence_n = 1 / (1 + np.exp(-np.abs(random.normal(0, scale, images))))
+            found = answer_from(confidence_n, random.random(images) < confidence_n, 0.95, level=0.9)
+            answered = 0 if found is None else int((everyone_n >= found).sum())
+            held += answered == 0 or share_right_n[answered - 1] >= 0.95
+        assert held / 500 >= 0.9
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))

@@ -56,7 +56,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated(exported: Path) -> Path:
     """The same file with a calibration: sets of what is likelier than a third, sure from 0.9 on."""
     fitted = Calibration(
-        images=50, temperature=2.0, coverage=0.9, sets="lac", set_threshold=2 / 3, precision=0.95, answer_from=0.9
+        images=50,
+        temperature=2.0,
+        coverage=0.9,
+        sets="lac",
+        set_threshold=2 / 3,
+        precision=0.95,
+        precision_level=0.9,
+        answer_from=0.9,
     )
     model, path = onnx.load(exported), exported.with_name("calibrated.onnx")
     model.metadata_props.add(key="calibration", value=fitted.model_dump_json())
