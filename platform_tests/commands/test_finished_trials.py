@@ -9,6 +9,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import main
+from platform_assets.commands.results_page import read_results, results_page
 from platform_assets.stores.questions import QUESTIONS
 from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import PROBE, Project, experiment_yaml, lasting_project, metadata, write_images
@@ -285,6 +287,15 @@ def test_results_page__has_every_row_and_the_stamp_of_every_trial(made: Project,
         assert f"{line['test_mean']:.4f}" in page
     for trial in TRIALS:
         assert page.count(f"again: `kestrel replay {row(made, 'checkpoint', trial)['checkpoint_id']}`") == 2
+
+
+def test_results_page__says_where_groups_are_drawn() -> None:
+    """It said images where whole groups had been drawn."""
+    found = read_results("photos/first")
+    assert "a 95 % bootstrap over images of the mean" in results_page([found], "a command")
+    grouped = [replace(stamp, scores=stamp.scores | {"units": 2}) for stamp in found.stamps]
+    page = results_page([found._replace(stamps=tuple(grouped))], "a command")
+    assert "a 95 % bootstrap over images, in photos/first over groups of images, of the mean" in page
 
 
 def test_results_page__of_damaged_or_changed_trials_is_not_written(made: Project, tmp_path: Path) -> None:
