@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from platform_assets.commands.replay_sources import CannotReplay, Replay
+from platform_assets.components.trial_evaluation import RULES
 from platform_assets.vision.recipes.modes import COMBINATION_MODES, FROZEN_MODES
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def reevaluated(replay: Replay, *, embed_anew: bool = False) -> str | None:
 
     from platform_assets.vision.evaluation.predictions import compute_metrics, predictions_frame
     from platform_assets.vision.networks.checkpoints import CLASSIFIER_FILES, load_classifier
+    from platform_assets.vision.recipes.evaluation_rules import evaluation_rules
     from platform_assets.vision.trials.reproduction import metrics_difference, predictions_difference
 
     kept = replay.folder.manifest().files
@@ -134,17 +136,30 @@ def reevaluated(replay: Replay, *, embed_anew: bool = False) -> str | None:
         raise CannotReplay(f"{replay.trial.trial} was never evaluated: no predictions.parquet and metrics.json")
     label_map = replay.inputs.label_map
     classifier = load_classifier(replay.folder.local_folder(*CLASSIFIER_FILES), expect_label_map=label_map)
-    records, rules = replay.inputs.records, replay.inputs.rules_of(replay.inputs.records)
+    records = replay.inputs.records
     evaluated = records.with_columns(replay.inputs.groups_of(records)).with_row_index("row")
     evaluated = evaluated.filter(pl.col("split").is_in(["val", "test"]))
     logits = _logits(replay, classifier, evaluated["row"].to_numpy(), embed_anew)
     frame = predictions_frame(evaluated.select("image_id", "path", "label", "group", part="split"), logits, label_map)
     if found := predictions_difference(pl.read_parquet(replay.folder.path("predictions.parquet")), frame):
         return found
+    said = json.loads(replay.folder.path("metrics.json").read_bytes())
+    rules = evaluation_rules(records, label_map, _costs(replay, said))
     metrics: dict[str, Any] = {
         part: compute_metrics(frame, label_map, part, rules=rules).model_dump(mode="json") for part in ("val", "test")
     }
-    return metrics_difference(json.loads(replay.folder.path("metrics.json").read_bytes()), metrics)
+    return metrics_difference(said, metrics)
+
+
+def _costs(replay: Replay, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]] | None:
+    """Those that the evaluation was made with; those of the YAML where it was made before they were written down."""
+    now = replay.inputs.spec.costs
+    if RULES not in said:
+        return now
+    kept: Mapping[str, Mapping[str, float]] | None = said[RULES]["costs"]
+    if kept != now:
+        replay.say(f"costs were {json.dumps(kept)} and are {json.dumps(now)} in the YAML now; evaluated by the former")
+    return kept
 
 
 def _logits(replay: Replay, classifier: Classifier, rows_n: NDArray[np.int64], embed_anew: bool) -> NDArray[np.float32]:

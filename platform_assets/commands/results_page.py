@@ -38,8 +38,8 @@ _BOARD = {
     "published_source": "source",
 }
 _HOW = (
-    "Variants are ranked by their mean on val and reported on test; the interval is a 95 % bootstrap over images of the mean "
-    "over seeds, the p-value that of a paired test of top-1 against the baseline, Holm-corrected."
+    "Variants are ranked by their mean on val and reported on test; the interval is a 95 % bootstrap over images{groups} of the "
+    "mean over seeds, the p-value that of a paired test of top-1 against the baseline, Holm-corrected."
 )
 
 
@@ -93,10 +93,21 @@ def results_page(found: Sequence[Results], command: str) -> str:
     """The page; every figure on it is read from the leaderboards and the folders of the trials."""
     sections = [
         "# Results",
-        f"Written by `{command}`, not by hand. {_HOW}",
+        f"Written by `{command}`, not by hand. {_how(found)}",
         *(part for results in found for part in _sections(results)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _how(found: Sequence[Results]) -> str:
+    """Intervals and tests are over groups where images of test have groups."""
+    grouped = ["/".join(each.spec.key) for each in found if any(map(_is_grouped, each.stamps))]
+    return _HOW.format(groups=f", in {', '.join(grouped)} over groups of images," if grouped else "")
+
+
+def _is_grouped(stamp: TrialStamp) -> bool:
+    units, images = (stamp.scores.get(name) for name in ("units", "images"))
+    return units is not None and images is not None and units < images
 
 
 def _sections(results: Results) -> list[str]:

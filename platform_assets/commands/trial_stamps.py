@@ -51,7 +51,7 @@ def read_stamp(folder: OutputFolder, *, verify: bool = True) -> TrialStamp:
         device=fit["device"],
         manifest=manifest,
         manifest_sha256=hashlib.sha256(manifest.to_json().encode()).hexdigest(),
-        scores={name: metrics[name] for name in ("top1", "macro_f1", "images") if name in metrics},
+        scores={name: metrics[name] for name in ("top1", "macro_f1", "images", "units") if name in metrics},
         problems=tuple(problems),
     )
 

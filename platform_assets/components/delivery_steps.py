@@ -13,8 +13,8 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.champion_steps import gate_records, read_champion
 from platform_assets.components.inputs import open_inputs
-from platform_assets.components.metrics_steps import CALIBRATION
 from platform_assets.components.specs import code_version, data_version
+from platform_assets.components.trial_evaluation import CALIBRATION
 from platform_assets.resources import FilesResource, OutputsResource, TablesResource
 from platform_assets.stores.whole_files import write_whole
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from platform_assets.components.check_results import red_checks
-from platform_assets.components.metrics_steps import CALIBRATION
 from platform_assets.components.quality_steps import near_duplicate_check
 from platform_assets.components.records_steps import record_checks
 from platform_assets.components.trial_checks import checks as trial_checks
+from platform_assets.components.trial_evaluation import METRICS_FILE, evaluation_of, metrics_row
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.evaluation.metrics import Metrics
     from platform_assets.vision.networks.models import Classifier
 
-PREDICTIONS_FILE, METRICS_FILE = "predictions.parquet", "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
 REPREDICTED_IMAGES = 10_000
 JUMPING_MODES = ("knn", "lightgbm", "ensemble")
 
@@ -80,8 +80,9 @@ def _steps(desk: Desk, candidate: Candidate) -> Iterator[tuple[str, list[str], E
     yield "evaluation_is_current", _stale(desk, candidate, folder), None
     predictions = _read(folder, PREDICTIONS_FILE)
     yield "split_is_that_of_the_records", _split(desk, candidate, folder, predictions), None
-    yield "predictions_follow_from_weights", _repredicted(desk, candidate, predictions), None
-    faults, evidence = _recomputed(desk, candidate, folder, predictions)
+    classifier = classifier_of(desk, candidate.checkpoint.folder_url)
+    yield "predictions_follow_from_weights", _repredicted(desk, candidate, classifier, predictions), None
+    faults, evidence = _recomputed(desk, candidate, folder, predictions, classifier.parameter_count)
     yield "figures_follow_from_predictions", faults, evidence
 
 
@@ -116,12 +117,12 @@ def _split(desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: 
     return [f"differently split evaluation: {fault}" for fault in split_faults(predictions, records, fitted_on)]
 
 
-def _repredicted(desk: Desk, candidate: Candidate, predictions: pl.DataFrame) -> list[str]:
+def _repredicted(desk: Desk, candidate: Candidate, classifier: Classifier, predictions: pl.DataFrame) -> list[str]:
     """What the weights themselves say of the images: of all, or of so many that nobody knows beforehand."""
     from platform_assets.vision.evaluation.gate_evidence import prediction_faults
 
     few = predictions.sample(REPREDICTED_IMAGES) if predictions.height > REPREDICTED_IMAGES else predictions
-    again = predictions_by(desk, classifier_of(desk, candidate.checkpoint.folder_url), few)
+    again = predictions_by(desk, classifier, few)
     mode = desk.spec.variants[candidate.metrics["variant"]].mode
     cure = f"materialize predictions and metrics of trial {candidate.trial} again"
     faults = prediction_faults(few, again, jumps=mode in JUMPING_MODES)
@@ -129,27 +130,28 @@ def _repredicted(desk: Desk, candidate: Candidate, predictions: pl.DataFrame) ->
 
 
 def _recomputed(
-    desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame
+    desk: Desk, candidate: Candidate, folder: OutputFolder, predictions: pl.DataFrame, parameters: int
 ) -> tuple[list[str], Evidence]:
-    """Every figure that is written down, against the predictions of the folder."""
-    from platform_assets.vision.evaluation.calibration import calibrate, report
-    from platform_assets.vision.evaluation.gate_evidence import calibration_faults, figure_faults
-    from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth
+    """Every figure that is written down, against the predictions and the weights of the folder.
 
-    label_map = desk.inputs.label_map
-    rules = desk.inputs.rules_of(desk.inputs.records_of(desk.inputs.trial(candidate.trial)))
-    found = {part: compute_metrics(predictions, label_map, part, rules=rules) for part in ("val", "test")}
-    said = json.loads(folder.path(METRICS_FILE).read_bytes())
-    faults = figure_faults(candidate.metrics, said, found)
-    fitted = calibrate(*logits_and_truth(predictions, "val"), desk.spec.uncertainty)
-    on_test = report(fitted, *logits_and_truth(predictions, "test"))
-    if CALIBRATION in folder.manifest().files:
-        faults += calibration_faults(json.loads(folder.path(CALIBRATION).read_bytes()), fitted, on_test)
+    The spectral alpha is advice and takes longer than all else; the code of the metrics is what the row says, as it is judged
+    by its figures.
+    """
+    from platform_assets.vision.evaluation.gate_evidence import file_faults, row_faults
+
+    trial, said = desk.inputs.trial(candidate.trial), candidate.metrics
+    found = evaluation_of(desk, trial, predictions)
+    code, alpha = said.get("metric_code") or "", said.get("spectral_alpha")
+    row = metrics_row(desk, trial, found, folder, parameters=parameters, metric_code=code, spectral_alpha=alpha)
+    faults = row_faults(said, row.row(0, named=True))
+    for name, document in found.documents.items():
+        if name == METRICS_FILE or name in folder.manifest().files:
+            faults += file_faults(name, json.loads(folder.path(name).read_bytes()), document)
     if not predictions.equals(desk.tables.read(desk.key("predictions"), candidate.trial)):
         faults.append(f"the table of predictions is not {PREDICTIONS_FILE} of the trial's folder")
     again = f"materialize predictions and metrics of trial {candidate.trial} again"
     return [f"edited or outdated figures: {fault}; {again}" for fault in faults], Evidence(
-        predictions, found["test"], on_test.ece
+        predictions, found.test, found.certainty.ece
     )
 
 

@@ -11,16 +11,15 @@ import dagster as dg
 from platform_assets.components import metadata as show
 from platform_assets.components.specs import code_version
 from platform_assets.components.tracking import record
+from platform_assets.components.trial_evaluation import METRICS_FILE, evaluation_of, metrics_row
 from platform_assets.components.view_steps import add_evaluation_log
 
 if TYPE_CHECKING:
     import polars as pl
-    from pydantic import BaseModel
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.outputs import OutputFolder
     from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
-    from platform_assets.vision.evaluation.comparability import Comparability
     from platform_assets.vision.evaluation.metrics import CoarseMetrics, Metrics
     from platform_assets.vision.recipes.resolving import ResolvedTrial
 
@@ -28,7 +27,6 @@ METRICS = (
     "One row a trial: accuracy, F1, AUROC, Brier, loss and calibration on val and test with intervals, and the hash that says "
     "what it may be compared with. Per-class table, confusion matrix, worst slices (table `slices`); its MLflow run."
 )
-CALIBRATION = "calibration.json"
 METRICS_FOLLOW = ("vision.evaluation.comparison", "vision.evaluation.slices", "vision.evaluation.spectral_alpha")
 METRIC_CODE = ("vision.evaluation.measurement",)
 """All that the figures follow from; a change of anything else leaves rows comparable."""
@@ -39,38 +37,31 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
     """The figures of val and test, beside the checkpoint, in the tables and in MLflow."""
     import polars as pl
 
-    from platform_assets.vision.evaluation.calibration import calibrate, report
-    from platform_assets.vision.evaluation.comparison import trial_row
-    from platform_assets.vision.evaluation.long_tail import shots_of
-    from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth
     from platform_assets.vision.evaluation.slices import slice_columns, slices
     from platform_assets.vision.views.plots import confusion_matrix
 
-    frame, row = desk.tables.read(desk.key("predictions"), trial.trial), desk.row(trial.trial)
-    records, label_map, folder = desk.inputs.records_of(trial), desk.inputs.label_map, desk.folder(trial.trial)
-    rules = desk.inputs.rules_of(records)
-    val, test = (compute_metrics(frame, label_map, part, rules=rules) for part in ("val", "test"))
-    shots = shots_of(test, records, label_map)
-    fitted = calibrate(*logits_and_truth(frame, "val"), desk.spec.uncertainty)
-    certainty = report(fitted, *logits_and_truth(frame, "test"))
-    table = trial_row(
+    frame, row, folder = (
+        desk.tables.read(desk.key("predictions"), trial.trial),
+        desk.row(trial.trial),
+        desk.folder(trial.trial),
+    )
+    found, records = evaluation_of(desk, trial, frame), desk.inputs.records_of(trial)
+    val, test = found.val, found.test
+    table = metrics_row(
+        desk,
         trial,
-        val=val,
-        test=test,
-        shots=shots,
-        certainty=certainty,
-        comparability=_comparability(desk, folder, val, test),
-        checkpoint_id=row.checkpoint_id,
+        found,
+        folder,
         parameters=row.parameters,
-        train_seconds=row.train_seconds,
+        metric_code=code_version(*METRIC_CODE),
         spectral_alpha=_spectral_alpha(desk, folder),
     )
     pieces = slices(frame, records, slice_columns(records, desk.spec.slices))
-    text = _json_of(val=val, test=test, test_shots=shots)
-    _add(folder, {"metrics.json": text, CALIBRATION: _json_of(calibration=fitted, on_test=certainty)}, pieces)
-    confusion, reliability = confusion_matrix(test.confusion, label_map.names), _reliability(frame)
+    texts = {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in found.documents.items()}
+    _add(folder, texts, pieces)
+    confusion, reliability = confusion_matrix(test.confusion, desk.inputs.label_map.names), _reliability(frame)
     add_evaluation_log(desk, trial, frame, {"confusion": confusion, "reliability": reliability})
-    mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, "metrics.json": text})
+    mlflow_run = record(desk, trial, row, table, {"confusion_test.png": confusion, METRICS_FILE: texts[METRICS_FILE]})
     desk.tables.write(desk.key("metrics"), table.with_columns(mlflow_run_id=pl.lit(mlflow_run)), trial.trial)
     desk.tables.write(desk.key("slices"), pieces.with_columns(trial=pl.lit(trial.trial)), trial.trial)
     _tell(desk, trial, val, test)
@@ -79,9 +70,9 @@ def metrics(desk: Desk, trial: ResolvedTrial) -> None:
         trial,
         {
             **_shown(trial, val, test),
-            **{f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items() if value is not None},
+            **{f"test_accuracy_{kind}": value for kind, value in found.shots.model_dump().items() if value is not None},
             "worst_slices": show.table(_worst(pieces)),
-            "certainty": show.table(_certainty(fitted, certainty)),
+            "certainty": show.table(_certainty(found.fitted, found.certainty)),
             "confusion": show.picture(confusion),
             "reliability": show.picture(reliability),
             "comparability": table["comparability"][0],
@@ -104,24 +95,6 @@ def _reliability(frame: pl.DataFrame) -> bytes:
     from platform_assets.vision.views.plots import reliability_diagram
 
     return reliability_diagram(reliability_bins(frame, "test"))
-
-
-def _comparability(desk: Desk, folder: OutputFolder, val: Metrics, test: Metrics) -> Comparability:
-    """By what the checkpoint itself was fitted on, which need not be the version at hand."""
-    import polars as pl
-
-    from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing, split_sha256
-
-    fit = json.loads(folder.path("fit.json").read_bytes())
-    return Comparability(
-        dataset_version=fit["records_version"],
-        label_map_checksum=test.label_map_checksum,
-        split_sha256=split_sha256(pl.read_parquet(folder.path("parts.parquet"))),
-        val_ids_sha256=val.image_ids_sha256,
-        test_ids_sha256=test.image_ids_sha256,
-        protocol=fixed_preprocessing(desk.inputs.protocol),
-        metric_code=code_version(*METRIC_CODE),
-    )
 
 
 def _spectral_alpha(desk: Desk, folder: OutputFolder) -> float | None:
@@ -216,12 +189,6 @@ def _coarse(coarse: CoarseMetrics) -> pl.DataFrame:
         "mistakes whose coarse label is right": coarse.mistakes_within,
     }
     return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})
-
-
-def _json_of(**records: BaseModel) -> bytes:
-    return (
-        json.dumps({name: each.model_dump(mode="json") for name, each in records.items()}, indent=2) + "\n"
-    ).encode()
 
 
 def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:

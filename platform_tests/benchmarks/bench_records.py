@@ -22,8 +22,7 @@ from platform_assets.stores.tables import Tables
 from platform_assets.vision.datasets import profile, scanning, splits
 from platform_assets.vision.quality import class_balance, near_duplicates, record_schema, shift
 from platform_tests.benchmarks.bench_scan import write_photographs
-from platform_tests.components.projects import Project, project
-from platform_tests.components.scenes import RECORDS
+from platform_tests.components.projects import RECORDS, Project, project
 
 SCENES = 1000
 """So many that look-alikes are few, as in photographs: with 64, near duplicates grow with the square of the images."""

@@ -9,6 +9,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from platform_assets.cli import main
+from platform_assets.commands.results_page import read_results, results_page
 from platform_assets.stores.questions import QUESTIONS
 from platform_assets.stores.tables import Tables
 from platform_tests.components.projects import PROBE, Project, experiment_yaml, lasting_project, metadata, write_images
@@ -24,6 +26,7 @@ from platform_tests.components.projects import PROBE, Project, experiment_yaml, 
 SHORT = {"epochs": 1, "max_steps": 2, "warmup_epochs": 0, "batch_size": 8}
 SMALL = {**PROBE, "image_size_px": 32}
 FINETUNE = {"backbone": "tf_efficientnet_lite0", "mode": "finetune", "image_size_px": 32, "train": SHORT}
+EXPERIMENT = experiment_yaml(seeds=[0], baseline="probe", variants={"probe": SMALL, "finetune": FINETUNE})
 KEY = ("photos", "first")
 TRIALS = ("probe__s0", "finetune__s0")
 
@@ -38,9 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Ite
     folder = tmp_path_factory.mktemp("finished_trials")
     images = write_images(folder / "images", per_class=8)
     with lasting_project(folder, images, mlflow_database) as made:
-        made.write(
-            "first", experiment_yaml(seeds=[0], baseline="probe", variants={"probe": SMALL, "finetune": FINETUNE})
-        )
+        made.write("first", EXPERIMENT)
         made.materialize(keys("photos", "source", "records", "rejected", "label_map", "near_duplicates"))
         names = ("embeddings", "checkpoint", "predictions", "metrics", "leaderboard", "baseline_table")
         made.materialize(keys("photos/first", *names), partitions=TRIALS)
@@ -88,6 +89,20 @@ def test_replay__predictions_and_metrics_come_out_again(made: Project, trial: st
     found = said("replay", row(made, "checkpoint", trial)["checkpoint_id"], "--evaluate-only")
     assert "equal: predictions and metrics of" in found
     assert bytes_of(made) == before
+
+
+def test_replay__evaluates_by_the_costs_that_it_was_evaluated_with(made: Project, copied: Path) -> None:
+    """Costs that the YAML gives since then were taken for those of the evaluation: "different"."""
+    costs = {"red": {"green": 4.0}}
+    kept = json.loads((copied / "metrics.json").read_bytes())
+    assert kept["rules"] == {"costs": None}
+    made.write("first", EXPERIMENT | {"attributes": EXPERIMENT["attributes"] | {"costs": costs}})
+    try:
+        found = said("replay", str(copied), "--evaluate-only")
+    finally:
+        made.write("first", EXPERIMENT)
+    assert "equal: predictions and metrics of" in found
+    assert 'costs were null and are {"red": {"green": 4.0}} in the YAML now' in found
 
 
 def test_replay__vectors_are_embedded_anew_when_asked(made: Project, tmp_path: Path) -> None:
@@ -272,6 +287,15 @@ def test_results_page__has_every_row_and_the_stamp_of_every_trial(made: Project,
         assert f"{line['test_mean']:.4f}" in page
     for trial in TRIALS:
         assert page.count(f"again: `kestrel replay {row(made, 'checkpoint', trial)['checkpoint_id']}`") == 2
+
+
+def test_results_page__says_where_groups_are_drawn() -> None:
+    """It said images where whole groups had been drawn."""
+    found = read_results("photos/first")
+    assert "a 95 % bootstrap over images of the mean" in results_page([found], "a command")
+    grouped = [replace(stamp, scores=stamp.scores | {"units": 2}) for stamp in found.stamps]
+    page = results_page([found._replace(stamps=tuple(grouped))], "a command")
+    assert "a 95 % bootstrap over images, in photos/first over groups of images, of the mean" in page
 
 
 def test_results_page__of_damaged_or_changed_trials_is_not_written(made: Project, tmp_path: Path) -> None:

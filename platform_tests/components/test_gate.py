@@ -166,21 +166,29 @@ def test_gate__an_edited_metrics_file_with_a_fitting_manifest_is_found_by_recomp
     with put_back(file, file.with_name("MANIFEST.json")):
         said = json.loads(file.read_bytes())
         said["test"]["macro_f1"] = 0.125
+        said["test_shots"]["few"] = 0.75
         folder.add("metrics.json", json.dumps(said).encode())
         reason = refused(gate, "longer__s0", "figures_follow_from_predictions")
     assert "edited or outdated figures: metrics.json says test.macro_f1 0.125, the predictions give" in reason
+    assert "metrics.json says test_shots.few 0.75, the predictions give" in reason
 
 
-def test_gate__an_edited_metrics_table_is_found_by_recomputation(gate: Project) -> None:
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"test_macro_f1": 0.99, "val_macro_f1": 1.0},
+        {"test_adaptive_ece": 0.01, "parameters": 7, "test_coarse_top1": 0.5},
+    ],
+)
+def test_gate__an_edited_metrics_table_is_found_by_recomputation(gate: Project, edits: dict[str, Any]) -> None:
     tables = Tables(gate.data / "tables")
     row = tables.read([*KEY, "metrics"], "bad__s0")
     with put_back(tables.root / "photos/first/metrics/bad__s0.parquet"):
-        tables.write(
-            [*KEY, "metrics"], row.with_columns(test_macro_f1=pl.lit(0.99), val_macro_f1=pl.lit(1.0)), "bad__s0"
-        )
+        edited = [pl.lit(value, row.schema[name]).alias(name) for name, value in edits.items()]
+        tables.write([*KEY, "metrics"], row.with_columns(edited), "bad__s0")
         reason = refused(gate, "bad__s0", "figures_follow_from_predictions")
-    assert "the metrics table says test_macro_f1 0.99, the predictions give" in reason
-    assert "the metrics table says val_macro_f1 1.0, the predictions give" in reason
+    for name, value in edits.items():
+        assert f"the metrics table says {name} {value}, the predictions give" in reason
 
 
 def test_gate__edited_predictions_are_found_in_the_table_and_in_the_calibration(gate: Project) -> None:
@@ -194,7 +202,7 @@ def test_gate__edited_predictions_are_found_in_the_table_and_in_the_calibration(
         said["on_test"]["ece"] += 0.25
         folder.add("calibration.json", json.dumps(said).encode())
         reason = refused(gate, "longer__s0", "figures_follow_from_predictions")
-    assert "calibration.json says an ECE of" in reason
+    assert "calibration.json says on_test.ece" in reason
     assert "the table of predictions is not predictions.parquet of the trial's folder" in reason
 
 

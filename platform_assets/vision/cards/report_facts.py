@@ -84,6 +84,13 @@ class ReportFacts(BaseModel):
         return self.board.row(0, named=True)
 
     @property
+    def drawn(self) -> str:
+        """What intervals and paired tests take for one: groups where images of test have groups."""
+        test = self.shown.test
+        grouped = test.units is not None and test.units < test.images
+        return f"the {test.units:,} groups of the images" if grouped else "the images"
+
+    @property
     def failed(self) -> list[Outcome]:
         """Rules and checks that do not hold."""
         return [outcome for outcome in (*self.gate, *self.checks) if outcome.passed is False]

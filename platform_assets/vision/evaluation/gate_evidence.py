@@ -19,7 +19,6 @@ from platform_assets.vision.networks.inference import predict
 from platform_assets.vision.recipes.resolving import MetricName
 
 if TYPE_CHECKING:
-    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
     from platform_assets.vision.networks.models import Classifier
 
 _TOLERANCE = 1e-6  # of a figure that another machine computed
@@ -72,41 +71,24 @@ def prediction_faults(predictions: pl.DataFrame, again: pl.DataFrame, *, jumps: 
     return [f"{(wrong_n | unlike_n).sum()} of {rows.height} images have not the logits that the weights give; {said}"]
 
 
-def figure_faults(row: Mapping[str, Any], said: Mapping[str, Any], found: Mapping[str, Metrics]) -> list[str]:
-    """Figures of the metrics table's row, and of metrics.json (`said`), that the predictions do not give. `found` goes by
-    part and is computed from the predictions."""
+def row_faults(said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Columns of the metrics table's row that are not as computed anew; those of another Kestrel's row are left out."""
+    return [
+        _differs(f"the metrics table says {name}", said[name], value)
+        for name, value in found.items()
+        if name in said and not _same(said[name], value)
+    ]
+
+
+def file_faults(file: str, said: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a file says in its sections that is not as computed anew."""
     faults = []
-    for part, metrics in found.items():
-        figures = metrics.model_dump(mode="json")
-        for name, value in _columns(figures).items():
-            column = f"{part}_{name}"
-            if column in row and not _same(row[column], value):
-                faults.append(_differs(f"the metrics table says {column}", row[column], value))
-        told = said.get(part, {})
-        for name, value in figures.items():
-            if not _same(told.get(name), value):
-                faults.append(_differs(f"metrics.json says {part}.{name}", told.get(name), value))
+    for section, values in found.items():
+        told, tolerance = said.get(section, {}), _FITTED_TOLERANCE if section == "calibration" else _TOLERANCE
+        for name, value in values.items():
+            if not _same(told.get(name), value, tolerance=tolerance):
+                faults.append(_differs(f"{file} says {section}.{name}", told.get(name), value))
     return faults
-
-
-def calibration_faults(said: Mapping[str, Any], fitted: Calibration, on_test: CalibrationReport) -> list[str]:
-    """What calibration.json says of how sure the model is, and what it is served with, that val and test do not give."""
-    faults = []
-    for name, value in fitted.model_dump().items():
-        if not _same(written := said["calibration"].get(name), value, tolerance=_FITTED_TOLERANCE):
-            faults.append(_differs(f"calibration.json says {name}", written, value))
-    if not _same(written := said["on_test"]["ece"], on_test.ece):
-        faults.append(f"calibration.json says an ECE of {written}, the predictions give {on_test.ece}")
-    return faults
-
-
-def _columns(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by the name that a column has: an interval stands in two."""
-    flat = dict(figures)
-    for name in [name for name in figures if name.endswith("_interval")]:
-        stem = name.removesuffix("_interval")
-        flat |= dict(zip((f"{stem}_low", f"{stem}_high"), flat.pop(name) or (None, None), strict=True))
-    return flat
 
 
 def _differs(what: str, said: Any, found: Any) -> str:
@@ -116,9 +98,11 @@ def _differs(what: str, said: Any, found: Any) -> str:
 
 def _same(one: Any, other: Any, *, tolerance: float = _TOLERANCE) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(_same(one[name], other[name], tolerance=tolerance) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(
+            _same(*pair, tolerance=tolerance) for pair in zip(one, other, strict=True)
+        )
     if isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other) <= tolerance
     return bool(one == other)

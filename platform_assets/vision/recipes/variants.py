@@ -198,8 +198,10 @@ def _require_parts_make_sense(variant: Variant) -> None:
 
 def require_patches(variant: Variant, image_size_px: int | None) -> None:
     """Raises ValueError where parts are more than the patches at a size, of None at the backbone's own."""
+    if variant.parts is None:
+        return
     backbone = known_now(variant.backbone)
-    if variant.parts is not None and backbone is not None and backbone.transformer is not None:
+    if backbone is not None and backbone.transformer is not None:
         size_px = image_size_px or backbone.image_size_px
         variant.parts.require_patches(patch_px=backbone.transformer.patch_px, image_size_px=size_px)
 

@@ -49,6 +49,14 @@ def test_report__says_what_the_tables_say(page: str) -> None:
     assert "The trials were made in" not in text
 
 
+def test_report__says_over_what_intervals_are_drawn(page: str) -> None:
+    """It said images where whole groups had been drawn."""
+    assert "bootstrapped over the images of test;" in Elements(page).text
+    test = shown().test.model_copy(update={"units": 5})
+    grouped = report_page(facts(shown=shown(test=test)), load)
+    assert "bootstrapped over the 5 groups of the images of test;" in Elements(grouped).text
+
+
 def test_report__every_mistake_and_view_is_a_picture_inside(page: str) -> None:
     elements = Elements(page)
     pictures = elements.named("img")

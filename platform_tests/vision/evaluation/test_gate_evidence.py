@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,15 @@ from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.evaluation.calibration import calibrate, report
 from platform_assets.vision.evaluation.comparison import ComparisonError
 from platform_assets.vision.evaluation.gate_evidence import (
-    calibration_faults,
     compare,
-    figure_faults,
+    file_faults,
     latency_ms,
     lowest_class,
     prediction_faults,
+    row_faults,
     split_faults,
 )
 from platform_assets.vision.evaluation.gates import ClassFloor
-from platform_assets.vision.evaluation.metrics import Metrics
 from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.networks.models import build_classifier
 from platform_assets.vision.recipes.preprocessing import Preprocessing
@@ -150,31 +150,34 @@ def test_split_faults__every_way_to_split_otherwise_is_named(evaluated: Any) -> 
     assert split_faults(frame, records, seen) == ["1 images of test are among those that it was fitted on"]
 
 
-def said_of(metrics: Metrics) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row of the metrics table, and metrics.json."""
-    row = {f"test_{name}": getattr(metrics, name) for name in ("top1", "macro_f1", "loss", "ece", "images")}
-    row |= {"test_top1_low": metrics.top1_interval[0], "test_top1_high": metrics.top1_interval[1], "trial": "a"}
-    return row, {"test": metrics.model_dump(mode="json")}
-
-
-def test_figure_faults__an_edit_in_any_place_is_found() -> None:
-    metrics = compute_metrics(predicted([0, 1, 2, 0], [0, 1, 1, 0]), ABC, "test")
-    row, said = said_of(metrics)
-    assert figure_faults(row, said, {"test": metrics}) == []
-    assert figure_faults({**row, "test_top1": 0.75 + 1e-9}, said, {"test": metrics}) == []
-    assert figure_faults({**row, "test_top1": 0.99}, said, {"test": metrics}) == [
+def test_row_faults__any_column_that_is_not_as_computed_anew_is_found() -> None:
+    found = {"trial": "a", "test_top1": 0.75, "test_coarse_top1": 0.5, "test_answered": None, "parameters": 12}
+    assert row_faults({**found, "mlflow_run_id": "ab"}, found) == []
+    assert row_faults({**found, "test_top1": 0.75 + 1e-9}, found) == []
+    assert row_faults({"trial": "a"}, found) == [], "another Kestrel's row has other columns"
+    assert row_faults({**found, "test_top1": 0.99}, found) == [
         "the metrics table says test_top1 0.99, the predictions give 0.75"
     ]
-    assert len(figure_faults({**row, "test_top1_low": 0.7}, said, {"test": metrics})) == 1
+    for name, edit in (("test_coarse_top1", 0.9), ("test_answered", 1.0), ("parameters", 11), ("trial", "b")):
+        (said,) = row_faults({**found, name: edit}, found)
+        assert said.startswith(f"the metrics table says {name} {edit}, the predictions give")
+
+
+def test_file_faults__an_edit_in_any_place_is_found() -> None:
+    metrics = compute_metrics(predicted([0, 1, 2, 0], [0, 1, 1, 0]), ABC, "test")
+    found = {"test": metrics.model_dump(mode="json"), "test_shots": {"many": None, "few": 0.5}}
+    said = json.loads(json.dumps(found))
+    assert file_faults("metrics.json", said, found) == []
     per_class = [{**entry, "recall": 1.0} for entry in said["test"]["per_class"]]
-    edited = {"test": {**said["test"], "per_class": per_class, "loss": None}}
-    assert figure_faults(row, edited, {"test": metrics}) == [
+    edited = {"test": {**said["test"], "per_class": per_class, "loss": None}, "test_shots": {"many": 0.9, "few": 0.5}}
+    assert file_faults("metrics.json", edited, found) == [
         f"metrics.json says test.loss None, the predictions give {metrics.loss}",
         "metrics.json says test.per_class other than the predictions give",
+        "metrics.json says test_shots.many 0.9, the predictions give None",
     ]
     # What is not there says nothing of a figure that there is none of.
-    there = [value for value in said["test"].values() if value is not None]
-    assert len(figure_faults(row, {}, {"test": metrics})) == len(there)
+    there = [value for section in found.values() for value in section.values() if value is not None]
+    assert len(file_faults("metrics.json", {}, found)) == len(there)
 
 
 def _with_logits(frame: pl.DataFrame, logits_nk: Any) -> pl.DataFrame:
@@ -208,26 +211,26 @@ def test_prediction_faults__a_label_that_its_logits_do_not_give() -> None:
     assert "1 of 9 images have not" in prediction_faults(edited, frame, jumps=True)[0]
 
 
-def test_calibration_faults__what_a_model_is_served_with_is_that_of_the_predictions_and_of_the_yaml() -> None:
+def test_file_faults__what_a_model_is_served_with_is_that_of_the_predictions_and_of_the_yaml() -> None:
     """Only the ECE was compared: another temperature, threshold of sets or coverage was served."""
     truth_n, one_n, _ = drawn(90, 3)
     frame = pl.concat([predicted(truth_n, one_n, part=part) for part in ("val", "test")])
+
+    def faults(edit: dict[str, Any], options: UncertaintyOptions) -> list[str]:
+        fitted = calibrate(*logits_and_truth(frame, "val"), options)
+        found = {"calibration": fitted, "on_test": report(fitted, *logits_and_truth(frame, "test"))}
+        return file_faults("calibration.json", edit, {name: each.model_dump() for name, each in found.items()})
+
     fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
     on_test = report(fitted, *logits_and_truth(frame, "test"))
     said = {"calibration": fitted.model_dump(mode="json"), "on_test": on_test.model_dump(mode="json")}
-    assert calibration_faults(said, fitted, on_test) == []
-    edited = {**said, "calibration": {**said["calibration"], "temperature": 9.0}}
-    assert calibration_faults(edited, fitted, on_test) == [
-        f"calibration.json says temperature 9.0, the predictions give {fitted.temperature}"
-    ]
-    stricter = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions(coverage=0.99))
-    assert "calibration.json says coverage 0.9, the predictions give 0.99" in calibration_faults(
-        said, stricter, on_test
-    )
-    assert (
-        "says an ECE of 0.5, the predictions give"
-        in calibration_faults({**said, "on_test": {**said["on_test"], "ece": 0.5}}, fitted, on_test)[0]
-    )
+    assert faults(said, UncertaintyOptions()) == []
+    (fault,) = faults({**said, "calibration": {**said["calibration"], "temperature": 9.0}}, UncertaintyOptions())
+    assert fault == f"calibration.json says calibration.temperature 9.0, the predictions give {fitted.temperature}"
+    stricter = faults(said, UncertaintyOptions(coverage=0.99))
+    assert "calibration.json says calibration.coverage 0.9, the predictions give 0.99" in stricter
+    (fault,) = faults({**said, "on_test": {**said["on_test"], "covered": 0.5}}, UncertaintyOptions())
+    assert fault.startswith("calibration.json says on_test.covered 0.5, the predictions give")
 
 
 def test_latency_ms__is_that_of_one_image() -> None:
