@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
+from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.test_utils import create_run_for_test
 from filelock import FileLock, Timeout
 
@@ -104,3 +105,19 @@ def test_watched_executor__runs_the_steps_and_says_which_run_it_ended(instance: 
 
     assert execute_run(InMemoryJob(job), run, instance).success
     assert any(dead[:8] in entry.message for entry in instance.all_logs(run.run_id))
+
+
+def test_run_queue__ends_dead_runs_before_it_takes_the_next(tmp_path: Path) -> None:
+    """A run from a shell was killed, and what the UI started after it stayed queued for ever."""
+    queue = {"module": "platform_assets.run_queue", "class": "WatchedRunQueue"}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"run_coordinator": queue}) as instance:
+        instance.event_log_storage.set_concurrency_slots(POOL, 1)
+        killed = _started_run(instance)
+        _kill(instance, killed)
+        # One that was handed in before: a new one would need a code location.
+        asked = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING)
+        instance.run_coordinator.submit_run(SubmitRunContext(asked, workspace=None))  # type: ignore[arg-type, union-attr]
+        run = instance.get_run_by_id(killed)
+        assert run is not None
+        assert run.status == dg.DagsterRunStatus.FAILURE
+        assert _holders(instance) == []

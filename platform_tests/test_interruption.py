@@ -32,7 +32,7 @@ from platform_tests.processes import (
     user_interface,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EPOCHS = {"scratch": 40, "finetune": 18, "two_processes": 40}
 NETWORKS = {
