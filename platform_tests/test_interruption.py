@@ -205,7 +205,9 @@ def _ctrl_c(project: Path, trial: str) -> None:
         code = running.process.wait(30)
         seconds = time.monotonic() - asked
         print(f"{trial}, Ctrl-C to exit: {seconds:.2f} s")
-        assert (code != 0, seconds < 5) == (True, True), f"{code} after {seconds:.1f} s: {running.said[-2000:]}"
+        # Beside another test, with daemon and UI running, two ranks take twice their four seconds.
+        most = 5 if trial.startswith("scratch") else 15
+        assert (code != 0, seconds < most) == (True, True), f"{code} after {seconds:.1f} s: {running.said[-2000:]}"
         assert "Stopped by request. Finished trials and epochs are kept." in running.said
 
 
