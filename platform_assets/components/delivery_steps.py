@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from pathlib import Path
@@ -131,14 +130,12 @@ def _export(
         path = Path(scratch, Path(ONNX).name)
         export_onnx(classifier, path, label_map=inputs.label_map, checkpoint_id=checkpoint_id, calibration=calibration)
         parity = _parity_on_test(inputs, classifier, path)
-        buffer = io.BytesIO()
-        measure_latency(classifier, path).write_parquet(buffer)
         report = {
             "code_version": code,
             "calibration": calibration.model_dump(mode="json") if calibration else None,
             "parity": parity.model_dump(mode="json"),
         }
-        Path(scratch, Path(LATENCY).name).write_bytes(buffer.getvalue())
+        measure_latency(classifier, path).write_parquet(Path(scratch, Path(LATENCY).name))
         Path(scratch, Path(PARITY).name).write_text(json.dumps(report, indent=2) + "\n")
         folder.add_tree("exports", Path(scratch))
 

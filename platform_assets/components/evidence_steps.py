@@ -125,7 +125,7 @@ def _repredicted(desk: Desk, candidate: Candidate, classifier: Classifier, predi
 
     few = predictions.sample(REPREDICTED_IMAGES) if predictions.height > REPREDICTED_IMAGES else predictions
     again = predictions_by(desk, classifier, few)
-    mode = desk.spec.variants[candidate.metrics["variant"]].mode
+    mode = desk.inputs.trial(candidate.trial).mode  # the metrics row is not verified yet
     cure = f"materialize predictions and metrics of trial {candidate.trial} again"
     faults = prediction_faults(few, again, jumps=mode in JUMPING_MODES)
     return [f"edited or outdated predictions: {fault}; {cure}" for fault in faults]

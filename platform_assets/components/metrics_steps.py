@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from platform_assets.components.specs import code_version
 from platform_assets.components.tracking import record
 from platform_assets.components.trial_evaluation import METRICS_FILE, evaluation_of, metrics_row
 from platform_assets.components.view_steps import add_evaluation_log
+from platform_assets.stores.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -107,9 +107,7 @@ def _spectral_alpha(desk: Desk, folder: OutputFolder) -> float | None:
 
 
 def _add(folder: OutputFolder, files: dict[str, bytes], pieces: pl.DataFrame) -> None:
-    buffer = io.BytesIO()
-    pieces.write_parquet(buffer)
-    for name, content in {**files, "slices.parquet": buffer.getvalue()}.items():
+    for name, content in {**files, "slices.parquet": parquet_bytes(pieces)}.items():
         folder.add(name, content)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from platform_assets.components.specs import code_version, data_version
 from platform_assets.components.tracking import ended_as_it_ends
 from platform_assets.components.trial_checks import CHECKS
 from platform_assets.components.view_steps import FEATURES, add_views
+from platform_assets.stores.tables import parquet_bytes
 from platform_assets.vision.recipes.modes import FROZEN_MODES
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from platform_assets.stores.outputs import OutputFolder
     from platform_assets.vision.networks.models import Classifier
     from platform_assets.vision.recipes.resolving import ResolvedTrial
 
@@ -111,9 +110,9 @@ def predictions(desk: Desk, trial: ResolvedTrial) -> None:
     )
     frame = predictions_frame(rows, logits, desk.inputs.label_map)
     desk.tables.write(desk.key("predictions"), frame, trial.trial)
-    _add_frame(desk.folder(trial.trial), "predictions.parquet", frame)
+    desk.folder(trial.trial).add("predictions.parquet", parquet_bytes(frame))
     if trial.mode not in FROZEN_MODES:
-        _add_frame(desk.folder(trial.trial), FEATURES, vectors)
+        desk.folder(trial.trial).add(FEATURES, parquet_bytes(vectors))
     wrong = frame.filter((pl.col("part") == "test") & ~pl.col("correct"))
     desk.note(
         "predictions",
@@ -150,12 +149,6 @@ def _outputs(
     logits_nk, features_md = predict_with_features(classifier, images, kept_n, device=device)
     vector = pl.Series("vector", features_md, dtype=pl.Array(pl.Float32, features_md.shape[1]))
     return logits_nk, pl.DataFrame({"image_id": ids.filter(pl.Series(kept_n)), "vector": vector})
-
-
-def _add_frame(folder: OutputFolder, name: str, frame: pl.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    folder.add(name, buffer.getvalue())
 
 
 STEPS = {"checkpoint": checkpoint, "predictions": predictions, "metrics": metrics}

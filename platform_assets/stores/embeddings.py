@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -12,6 +11,8 @@ from typing import Annotated
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
+
+from platform_assets.stores.tables import parquet_bytes
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
 
@@ -66,9 +67,7 @@ class EmbeddingCache:
     def add(self, key: EmbeddingKey, frame: pl.DataFrame) -> Path:
         """Keeps one vector per image as a new part; the same rows again are the same part. Raises BadEmbeddings."""
         _require_rows_of(key, frame)
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer)
-        data = buffer.getvalue()
+        data = parquet_bytes(frame)
         path = self.root / key.folder / f"part-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
         if not path.exists():
             _write_whole(path, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
 from collections.abc import Sequence
@@ -139,6 +140,13 @@ def _write(path: Path, frame: pl.DataFrame, version: str | None = None) -> Path:
         frame.write_parquet(whole, metadata={_VERSION_KEY: version} if version else None)
         whole.replace(path)
     return path
+
+
+def parquet_bytes(frame: pl.DataFrame) -> bytes:
+    """A frame as the content of a Parquet file, for what takes files as bytes."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def _same(one: pl.DataFrame, other: pl.DataFrame) -> bool:

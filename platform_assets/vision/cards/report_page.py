@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import polars as pl
 from markupsafe import Markup, escape
 
 from platform_assets.vision.cards.line_charts import LineChart, svg
@@ -67,13 +66,11 @@ def as_code(line: str) -> Markup:
 
 def _board_rows(facts: ReportFacts) -> Iterator[dict[str, Any]]:
     """Rows of the leaderboard with the value of each seed and, in percent of the widest, where its bar and interval lie."""
-    most = max(float(facts.board["test_high"].max() or 0), 1e-9)  # type: ignore[arg-type]
-    seeds = facts.trials.sort("seed").group_by("variant").agg(pl.col(f"test_{facts.metric}"))
-    values = dict(seeds.iter_rows())
+    most = max([1e-9, *facts.board["test_high"].drop_nulls()])
     for row in facts.board.head(_TABLE_ROWS).to_dicts():
         low, high = 100 * row["test_low"] / most, 100 * row["test_high"] / most
         bar = {"mean": 100 * row["test_mean"] / most, "low": low, "width": max(high - low, 0.5)}
-        each, more = values[row["variant"]][:_SEEDS_SHOWN], len(values[row["variant"]]) - _SEEDS_SHOWN
+        each, more = row["test_values"][:_SEEDS_SHOWN], len(row["test_values"]) - _SEEDS_SHOWN
         said = ", ".join(f"{value:.4f}" for value in each) + (f" and {more} more" if more > 0 else "")
         yield row | {"each_seed": said, "bar": bar}
 
