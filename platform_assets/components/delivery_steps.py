@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from platform_assets.components.vision_dataset import VisionDatasetSpec
     from platform_assets.stores.outputs import OutputFolder, Outputs
     from platform_assets.stores.tables import Tables
-    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.calibration import Calibration
+    from platform_assets.vision.evaluation.calibration_report import CalibrationReport
     from platform_assets.vision.networks.exporting import ParityReport
     from platform_assets.vision.networks.models import Classifier
 
@@ -110,7 +111,8 @@ def exports(
 
 def certainty_of(folder: OutputFolder) -> tuple[Calibration | None, CalibrationReport | None]:
     """What was fitted on val and found on test; None for a model that was evaluated before there was either."""
-    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.calibration import Calibration
+    from platform_assets.vision.evaluation.calibration_report import CalibrationReport
 
     if CALIBRATION not in folder.manifest().files:
         return None, None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.calibration import Calibration
+    from platform_assets.vision.evaluation.calibration_report import CalibrationReport
     from platform_assets.vision.evaluation.metrics import CoarseMetrics, Metrics
     from platform_assets.vision.recipes.resolving import ResolvedTrial
 
@@ -192,17 +193,23 @@ def _coarse(coarse: CoarseMetrics) -> pl.DataFrame:
 def _certainty(fitted: Calibration, on_test: CalibrationReport) -> pl.DataFrame:
     import polars as pl
 
-    rows = {
-        f"temperature, fitted on {fitted.images} images of val": fitted.temperature,
-        "ECE before": on_test.ece_before,
-        "ECE": on_test.ece,
-        "adaptive ECE": on_test.adaptive_ece,
-        f"label sets ({fitted.sets}) hold the truth, {fitted.coverage:g} wanted": on_test.covered,
-        "labels a set": on_test.mean_set_size,
-        f"answered, {fitted.precision:g} of them right wanted, {fitted.precision_level:g} sure": on_test.answered,
-        "of those right": on_test.answered_right,
+    names = {
+        "ece_before": "ECE before",
+        "ece": "ECE",
+        "adaptive_ece": "adaptive ECE",
+        "covered": f"label sets ({fitted.sets}) hold the truth, {fitted.coverage:g} wanted",
+        "mean_set_size": "labels a set",
+        "answered": f"answered, {fitted.precision:g} of them right wanted, {fitted.precision_level:g} sure",
+        "answered_right": "of those right",
     }
-    return pl.DataFrame({"on test": rows.keys(), "value": rows.values()})
+    rows = [
+        (f"temperature, fitted on {fitted.images} images of val", fitted.temperature, None),
+        *(
+            (said, getattr(on_test, name), _interval(getattr(on_test, f"{name}_interval")))
+            for name, said in names.items()
+        ),
+    ]
+    return pl.DataFrame(rows, schema={"on test": pl.String, "value": pl.Float64, "95 %": pl.String}, orient="row")
 
 
 def _per_class(test: Metrics) -> pl.DataFrame:

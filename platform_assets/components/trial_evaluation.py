@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from platform_assets.components.desk import Desk
     from platform_assets.stores.outputs import OutputFolder
-    from platform_assets.vision.evaluation.calibration import Calibration, CalibrationReport
+    from platform_assets.vision.evaluation.calibration import Calibration
+    from platform_assets.vision.evaluation.calibration_report import CalibrationReport
     from platform_assets.vision.evaluation.comparability import Comparability
     from platform_assets.vision.evaluation.long_tail import ShotAccuracy
     from platform_assets.vision.evaluation.metrics import Metrics
@@ -48,7 +49,8 @@ class Evaluation:
 
 def evaluation_of(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame) -> Evaluation:
     """By the rules of the YAML as it is now."""
-    from platform_assets.vision.evaluation.calibration import calibrate, report
+    from platform_assets.vision.evaluation.calibration import calibrate
+    from platform_assets.vision.evaluation.calibration_report import report_of
     from platform_assets.vision.evaluation.long_tail import shots_of
     from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth
 
@@ -61,7 +63,7 @@ def evaluation_of(desk: Desk, trial: ResolvedTrial, frame: pl.DataFrame) -> Eval
         test=test,
         shots=shots_of(test, records, label_map),
         fitted=fitted,
-        certainty=report(fitted, *logits_and_truth(frame, "test")),
+        certainty=report_of(fitted, frame),
         costs=desk.spec.costs,
     )
 

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
-from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import report
 from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 from platform_tests.benchmarks.bench_grocery import DATASET, EXPERIMENT, GROCERY, PROBE, materialized
 

@@ -24,7 +24,8 @@ from platform_assets.stores.stamps import environment_stamp
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.cards.report_markdown import report_markdown
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import CalibrationReport, calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import CalibrationReport, report_of
 from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing
 from platform_assets.vision.evaluation.comparison import trial_row
 from platform_assets.vision.evaluation.long_tail import ShotAccuracy
@@ -116,7 +117,7 @@ class _Evaluated(NamedTuple):
 def _evaluated(spec: ExperimentSpec, frame: pl.DataFrame) -> _Evaluated:
     val, test = (compute_metrics(frame, LABELS, part) for part in ("val", "test"))
     fitted = calibrate(*logits_and_truth(frame, "val"), spec.uncertainty)
-    return _Evaluated(frame, val, test, report(fitted, *logits_and_truth(frame, "test")))
+    return _Evaluated(frame, val, test, report_of(fitted, frame))
 
 
 def _leave_trial(

@@ -13,7 +13,8 @@ import polars as pl
 from platform_assets.stores.outputs import OutputFolder
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import report_of
 from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 
@@ -44,7 +45,7 @@ def forged(
                 known = {k: pl.lit(v, row.schema[k]) for k, v in columns.items() if k in row.columns and v is not None}
                 row = row.with_columns(**known)
         fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
-        on_test = report(fitted, *logits_and_truth(frame, "test"))
+        on_test = report_of(fitted, frame)
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         folder.add("predictions.parquet", buffer.getvalue())

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import CalibrationReport, calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import CalibrationReport, report_of
 from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing
 from platform_assets.vision.evaluation.comparison import trial_row
 from platform_assets.vision.evaluation.long_tail import ShotAccuracy
@@ -74,7 +75,7 @@ def trial_of(
 
 def _certainty(predictions: pl.DataFrame) -> CalibrationReport:
     fitted = calibrate(*logits_and_truth(predictions, "val"), UncertaintyOptions())
-    return report(fitted, *logits_and_truth(predictions, "test"))
+    return report_of(fitted, predictions)
 
 
 def experiment_of(trials: list[Trial]) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:

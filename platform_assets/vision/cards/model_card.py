@@ -6,9 +6,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.cards.licences import StatedLicence, hub_fields
-from platform_assets.vision.cards.markdown import cell, front_matter, literal, stated, table
+from platform_assets.vision.cards.markdown import front_matter, literal, stated, table
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import CalibrationReport
+from platform_assets.vision.evaluation.calibration_report import CalibrationReport
 from platform_assets.vision.evaluation.metrics import Metrics
 from platform_assets.vision.networks.exporting import ParityReport
 from platform_assets.vision.recipes.backbones import get_backbone
@@ -128,10 +128,9 @@ def _results_text(facts: ModelCardFacts) -> str:
     more = ["balanced_accuracy", "loss", "ece"]
     if len(facts.label_map) > 5:
         more.insert(0, "top5")
+    names = {"top1": "top-1", "macro_f1": "macro-F1", **{name: name for name in more}}
     rows = [
-        ("top-1", f"{test.top1:.4f} ({_interval(test.top1_interval)})", val.top1),
-        ("macro-F1", f"{test.macro_f1:.4f} ({_interval(test.macro_f1_interval)})", val.macro_f1),
-        *((name, getattr(test, name), getattr(val, name)) for name in more),
+        *((said, _with_interval(test, name), getattr(val, name)) for name, said in names.items()),
         ("images", test.images, val.images),
     ]
     grouped = test.units is not None and test.units < test.images
@@ -144,12 +143,14 @@ def _certainty_text(found: CalibrationReport | None) -> str:
     if found is None:
         return "Not measured."
     rows = [
-        ("ECE, before and after its temperature was fitted on val", f"{found.ece_before:.4f}, {found.ece:.4f}"),
-        ("adaptive ECE, before and after", f"{found.adaptive_ece_before:.4f}, {found.adaptive_ece:.4f}"),
-        ("sets of labels that hold the truth", found.covered),
-        ("labels a set", found.mean_set_size),
-        ("images that it is sure of", found.answered),
-        ("of those right", found.answered_right),
+        ("ECE, before its temperature was fitted on val", _with_interval(found, "ece_before")),
+        ("ECE, after", _with_interval(found, "ece")),
+        ("adaptive ECE, before", _with_interval(found, "adaptive_ece_before")),
+        ("adaptive ECE, after", _with_interval(found, "adaptive_ece")),
+        ("sets of labels that hold the truth", _with_interval(found, "covered")),
+        ("labels a set", _with_interval(found, "mean_set_size")),
+        ("images that it is sure of", _with_interval(found, "answered")),
+        ("of those right", _with_interval(found, "answered_right")),
     ]
     band = f"{found.covered_low:.3f} to {found.covered_high:.3f}"
     note = (
@@ -244,5 +245,8 @@ def _frame(frame: pl.DataFrame) -> str:
     return table(frame.columns, frame.rows())
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{cell(bounds[0])} to {cell(bounds[1])}"
+def _with_interval(figures: Metrics | CalibrationReport, name: str) -> str | None:
+    value, bounds = getattr(figures, name), getattr(figures, f"{name}_interval")
+    if value is None or bounds is None:
+        return None if value is None else f"{value:.4f}"
+    return f"{value:.4f} ({bounds[0]:.4f} to {bounds[1]:.4f})"

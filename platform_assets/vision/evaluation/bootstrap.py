@@ -73,3 +73,11 @@ def percentile_interval(draws: Floats) -> Interval:
 def interval_where_defined(draws: Floats) -> Interval | None:
     """The same; None when the score is not defined under some draw."""
     return percentile_interval(draws) if np.isfinite(draws).all() else None
+
+
+def error_interval(draws: Floats, error: float) -> Interval | None:
+    """Of a calibration error: the draws reflected about it (basic), because resampling adds to it what sampling has added."""
+    if (found := interval_where_defined(draws)) is None:
+        return None
+    low, high = found
+    return max(2 * error - high, 0.0), max(2 * error - low, 0.0)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from platform_assets.vision.evaluation.conformal import coverage_band, prediction_sets, set_threshold
-from platform_assets.vision.evaluation.probability_scores import calibration_error
+from platform_assets.vision.evaluation.conformal import prediction_sets, set_threshold
 from platform_assets.vision.evaluation.scores import cross_entropy, log_softmax
 from platform_assets.vision.recipes.uncertainty_options import SetMethod, UncertaintyOptions
 
@@ -48,31 +47,6 @@ class Calibration(BaseModel):
         return np.asarray(probabilities_nk.max(axis=1) >= self.answer_from)
 
 
-class CalibrationReport(BaseModel):
-    """The same on images that it was not fitted on. `ece` has 15 equal bins, `adaptive_ece` 15 of as many images each.
-
-    `covered_low` and `covered_high` are where `covered` lies 95 times in 100 when val and these images are of one kind. It is
-    above where the likeliest label alone is right more often than the coverage asks: a set always has it.
-    `answered_right` is None where nothing is answered.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    images: int
-    loss_before: float
-    loss: float
-    ece_before: float
-    ece: float
-    adaptive_ece_before: float
-    adaptive_ece: float
-    covered: float
-    covered_low: float
-    covered_high: float
-    mean_set_size: float
-    answered: float
-    answered_right: float | None
-
-
 def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOptions) -> Calibration:
     """From the logits of val. It also chose the model, so that its figures flatter; a report on test does not."""
     temperature = fit_temperature(logits_nk, truth_n)
@@ -92,29 +66,6 @@ def calibrate(logits_nk: Floats, truth_n: NDArray[Any], options: UncertaintyOpti
             options.precision,
             level=options.precision_level,
         ),
-    )
-
-
-def report(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any]) -> CalibrationReport:
-    before_nk, after_nk = softmax(logits_nk), calibration.probabilities(logits_nk)
-    right_n, sets_nk = after_nk.argmax(axis=1) == truth_n, calibration.label_sets(after_nk)
-    answered_n, rows = calibration.answers(after_nk), np.arange(len(truth_n))
-    low, high = coverage_band(calibration.images, len(truth_n), calibration.coverage)
-    figures: dict[str, float] = {}
-    for suffix, probabilities_nk, temperature in (("_before", before_nk, 1.0), ("", after_nk, calibration.temperature)):
-        confidence_n = probabilities_nk.max(axis=1)
-        figures[f"loss{suffix}"] = cross_entropy(logits_nk / temperature, truth_n)
-        figures[f"ece{suffix}"] = calibration_error(confidence_n, right_n)
-        figures[f"adaptive_ece{suffix}"] = calibration_error(confidence_n, right_n, adaptive=True)
-    return CalibrationReport(
-        images=len(truth_n),
-        covered=float(sets_nk[rows, truth_n].mean()),
-        covered_low=low,
-        covered_high=high,
-        mean_set_size=float(sets_nk.sum(axis=1).mean()),
-        answered=float(answered_n.mean()),
-        answered_right=float(right_n[answered_n].mean()) if answered_n.any() else None,
-        **figures,
     )
 
 

@@ -9,11 +9,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.datasets.splits import Part
-from platform_assets.vision.evaluation.calibration import CalibrationReport
+from platform_assets.vision.evaluation.calibration_report import CalibrationReport
 from platform_assets.vision.evaluation.comparability import Comparability
 from platform_assets.vision.evaluation.comparability import ComparisonError as ComparisonError
 from platform_assets.vision.evaluation.long_tail import ShotAccuracy
-from platform_assets.vision.evaluation.metrics import HEADLINES, Metrics
+from platform_assets.vision.evaluation.metrics import HEADLINES, Interval, Metrics
 from platform_assets.vision.evaluation.predictions import predictions_of_part, units
 from platform_assets.vision.evaluation.significance import sign_test
 from platform_assets.vision.recipes.resolving import MetricName, ResolvedTrial
@@ -81,7 +81,7 @@ def trial_row(
     shown: dict[str, float | None] = {"spectral_alpha": spectral_alpha}
     for metrics in (val, test):
         shown |= {f"{metrics.part}_{name}": value for name, value in _scores(metrics).items()}
-    for name, interval in _intervals(test).items():
+    for name, interval in (_intervals(test) | _certainty_intervals(certainty)).items():
         shown[f"test_{name}_low"], shown[f"test_{name}_high"] = interval or (None, None)
     shown |= {f"test_accuracy_{kind}": value for kind, value in shots.model_dump().items()}
     shown |= {f"test_{name}": getattr(certainty, name) for name in REPORTED_CERTAINTY}
@@ -94,9 +94,13 @@ def _scores(metrics: Metrics) -> dict[str, float | None]:
     return {**{name: getattr(metrics, name) for name in (*HEADLINES, "mean_cost")}, "coarse_top1": coarse}
 
 
-def _intervals(metrics: Metrics) -> dict[str, tuple[float, float] | None]:
+def _intervals(metrics: Metrics) -> dict[str, Interval | None]:
     coarse = metrics.coarse.top1_interval if metrics.coarse else None
     return {**{name: getattr(metrics, f"{name}_interval") for name in HEADLINES}, "coarse_top1": coarse}
+
+
+def _certainty_intervals(certainty: CalibrationReport) -> dict[str, Interval | None]:
+    return {name: getattr(certainty, f"{name}_interval") for name in REPORTED_CERTAINTY}
 
 
 def mcnemar(a: pl.DataFrame, b: pl.DataFrame, *, part: Part = "test") -> PairedTest:

@@ -15,6 +15,7 @@ from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.evaluation import scores
 from platform_assets.vision.evaluation.bootstrap import (
     Weights,
+    error_interval,
     interval_where_defined,
     resampled_counts,
     sums_by_unit,
@@ -24,13 +25,14 @@ from platform_assets.vision.evaluation.metrics import HEADLINES, ClassMetrics, C
 from platform_assets.vision.evaluation.probability_scores import (
     CALIBRATION_BINS,
     brier_of_images,
-    calibration_bins,
     calibration_error,
+    calibration_gaps,
 )
 from platform_assets.vision.evaluation.ranking_scores import (
     MOST_IMAGES_RESAMPLED,
     Rankings,
     mean_where_defined,
+    ranking_influences,
     rankings,
     resampled_rankings,
 )
@@ -83,13 +85,16 @@ class Evaluated:
         return found
 
     @cached_property
-    def calibration_gaps(self) -> NDArray[np.float64]:
-        """[images, bins]: confidence less correctness, in the column of the image's bin."""
-        confidence_n = self.probabilities_nk.max(axis=1)
-        gaps = np.zeros((len(confidence_n), CALIBRATION_BINS))
-        rows = np.arange(len(confidence_n))
-        gaps[rows, calibration_bins(confidence_n)] = confidence_n - (self.truth_n == self.prediction_n)
-        return gaps
+    def rankings(self) -> Rankings:
+        return rankings(self.log_probabilities_nk, self.truth_n)
+
+    @cached_property
+    def confidence_n(self) -> NDArray[np.float64]:
+        return np.asarray(self.probabilities_nk.max(axis=1))
+
+    @cached_property
+    def right_n(self) -> NDArray[np.bool_]:
+        return np.asarray(self.truth_n == self.prediction_n)
 
 
 def metrics_of(
@@ -98,12 +103,11 @@ def metrics_of(
     """The figures of a part that has images; `seed` is that of the bootstrap."""
     truth_n, prediction_n, classes = evaluated.truth_n, evaluated.prediction_n, evaluated.classes
     counts = scores.count(truth_n, prediction_n, classes)
-    ranked = rankings(evaluated.log_probabilities_nk, truth_n)
     confusion_kk = np.bincount(truth_n.astype(np.int64) * classes + prediction_n, minlength=classes * classes)
     confusion_kk = confusion_kk.reshape(classes, classes)
-    confidence_n = evaluated.probabilities_nk.max(axis=1)
-    figures = _figures(counts, {name: values_n.mean() for name, values_n in evaluated.of_images.items()}, ranked)
-    figures["ece"] = np.asarray(calibration_error(confidence_n, truth_n == prediction_n))
+    means = {name: values_n.mean() for name, values_n in evaluated.of_images.items()}
+    figures = _figures(counts, means) | _ranked(evaluated.rankings)
+    figures["ece"] = np.asarray(calibration_error(evaluated.confidence_n, evaluated.right_n))
     found = {name: _or_none(value) for name, value in figures.items()}
     intervals = _intervals(evaluated, figures, seed)
     return Metrics(
@@ -115,12 +119,16 @@ def metrics_of(
         **{name: found.get(name) for name in (*HEADLINES, "mean_cost")},
         **{f"{name}_interval": intervals.get(name) for name in HEADLINES},
         coarse=_coarse(confusion_kk, evaluated.rules.coarse, intervals.get("coarse_top1")),
-        per_class=_per_class(counts, ranked, label_map),
+        per_class=_per_class(counts, evaluated.rankings, label_map),
         confusion=_rows(confusion_kk),
     )
 
 
-def _figures(counts: Counts, means: dict[str, Any], ranked: Rankings | None) -> dict[str, Floats]:
+def _ranked(found: Rankings) -> dict[str, Floats]:
+    return {"macro_auroc": mean_where_defined(found.auroc), "macro_ap": mean_where_defined(found.ap)}
+
+
+def _figures(counts: Counts, means: dict[str, Any]) -> dict[str, Floats]:
     """By name, one value each; or one a draw, where counts and means have draws."""
     found: dict[str, Floats] = {
         "top1": scores.top1(counts),
@@ -129,8 +137,6 @@ def _figures(counts: Counts, means: dict[str, Any], ranked: Rankings | None) -> 
         "micro_f1": scores.micro_f1(counts),
         **{name: np.asarray(means[name]) for name in ("top5", "loss", "brier", "coarse_top1") if name in means},
     }
-    if ranked is not None:
-        found |= {"macro_auroc": mean_where_defined(ranked.auroc), "macro_ap": mean_where_defined(ranked.ap)}
     if "cost" in means:
         found["mean_cost"] = np.asarray(means["cost"])
         with np.errstate(invalid="ignore"):  # where no mistake costs anything
@@ -142,33 +148,40 @@ def _intervals(evaluated: Evaluated, figures: dict[str, Floats], seed: int) -> d
     from threadpoolctl import threadpool_limits
 
     drawn: dict[str, list[Floats]] = defaultdict(list)
-    values_nm = np.stack([*evaluated.of_images.values(), np.ones(len(evaluated.truth_n))], axis=1)
-    sums_um = sums_by_unit(np.hstack([values_nm, evaluated.calibration_gaps]), evaluated.unit_n, evaluated.units)
+    sums_um = _sums_of_units(evaluated)
     # One thread: the products are small, and BLAS's own threads waited on each other for 20 s where others had the cores.
     with threadpool_limits(1, user_api="blas"):
         for weights_ud in weight_blocks(evaluated.units, seed=seed):
             for name, values_d in _resampled(evaluated, sums_um, weights_ud).items():
                 drawn[name].append(values_d)
     found = {name: interval_where_defined(np.concatenate(blocks)) for name, blocks in drawn.items()}
-    if found["ece"] is not None:
-        (low, high), ece = found["ece"], float(figures["ece"])
-        found["ece"] = max(2 * ece - high, 0.0), max(2 * ece - low, 0.0)
-    return found
+    return found | {"ece": error_interval(np.concatenate(drawn["ece"]), float(figures["ece"]))}
+
+
+def _sums_of_units(evaluated: Evaluated) -> NDArray[np.float32]:
+    """[units, columns]: `of_images`, the number of images, the gaps of ECE's bins and, of many images, what moves rankings."""
+    truth_n = evaluated.truth_n
+    columns = [*(values_n[:, None] for values_n in evaluated.of_images.values()), np.ones((len(truth_n), 1))]
+    columns.append(calibration_gaps(evaluated.confidence_n, evaluated.right_n))
+    if len(truth_n) > MOST_IMAGES_RESAMPLED:
+        columns.append(ranking_influences(evaluated.log_probabilities_nk, truth_n))
+    return sums_by_unit(np.hstack(columns), evaluated.unit_n, evaluated.units)
 
 
 def _resampled(evaluated: Evaluated, sums_um: NDArray[np.float32], weights_ud: Weights) -> dict[str, Floats]:
     sums_md = (sums_um.T @ weights_ud).astype(np.float64)
     names = list(evaluated.of_images)
-    images_d, gaps_bd = sums_md[len(names)], sums_md[len(names) + 1 :]
+    images_d, gaps_bd, moves_rd = np.split(sums_md[len(names) :], [1, 1 + CALIBRATION_BINS])
     means = dict(zip(names, sums_md[: len(names)] / images_d, strict=True))
     truth_n, prediction_n, unit_n = evaluated.truth_n, evaluated.prediction_n, evaluated.unit_n
     counts = resampled_counts(truth_n, prediction_n, unit_n, evaluated.classes, weights_ud)
-    ranked = None
-    if len(truth_n) <= MOST_IMAGES_RESAMPLED:
-        alone = np.array_equal(unit_n, np.arange(len(unit_n)))
-        weights_nd = weights_ud if alone else weights_ud[unit_n]
-        ranked = resampled_rankings(evaluated.log_probabilities_nk, truth_n, weights_nd)
-    return {**_figures(counts, means, ranked), "ece": np.abs(gaps_bd).sum(axis=0) / images_d}
+    found = {**_figures(counts, means), "ece": np.abs(gaps_bd).sum(axis=0) / images_d[0]}
+    if len(moves_rd):
+        values = _ranked(evaluated.rankings)
+        return found | {name: np.clip(values[name] + moves_rd[row], 0, 1) for row, name in enumerate(values)}
+    alone = np.array_equal(unit_n, np.arange(len(unit_n)))
+    weights_nd = weights_ud if alone else weights_ud[unit_n]
+    return found | _ranked(resampled_rankings(evaluated.log_probabilities_nk, truth_n, weights_nd))
 
 
 def _coarse(confusion_kk: NDArray[Any], coarse: CoarseLabels | None, interval: Interval | None) -> CoarseMetrics | None:

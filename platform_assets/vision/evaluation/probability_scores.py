@@ -24,17 +24,27 @@ def brier_of_images(probabilities_nk: Floats, truth_n: NDArray[Any]) -> NDArray[
 def calibration_error(confidence_n: Floats, right_n: NDArray[np.bool_], *, adaptive: bool = False) -> float:
     """Gaps of confidence to accuracy, weighted by the images of their bins: ECE (Naeini et al. 2015), 15 bins of equal
     width, or adaptive (Nixon et al. 2019, arXiv 1904.01685), 15 bins of equally many images."""
+    gaps_nb = calibration_gaps(confidence_n, right_n, adaptive=adaptive)
+    return float(np.abs(gaps_nb.sum(axis=0)).sum() / len(gaps_nb))
+
+
+def calibration_gaps(
+    confidence_n: Floats, right_n: NDArray[np.bool_], *, adaptive: bool = False
+) -> NDArray[np.float64]:
+    """[n, 15]: confidence less correctness of each image, in the column of its bin. Sums of rows give the error of them."""
     images = len(confidence_n)
     if adaptive:
-        order_n = np.argsort(confidence_n, kind="stable")
-        bins = [part for part in np.array_split(order_n, min(CALIBRATION_BINS, images)) if len(part)]
+        bins = np.array_split(np.argsort(confidence_n, kind="stable"), min(CALIBRATION_BINS, images))
+        bin_n = np.empty(images, dtype=np.int64)
+        for number, rows in enumerate(bins):
+            bin_n[rows] = number
     else:
-        bin_n = calibration_bins(confidence_n)
-        bins = [np.flatnonzero(bin_n == number) for number in np.unique(bin_n)]
-    gaps = [len(part) * abs(confidence_n[part].mean() - right_n[part].mean()) for part in bins]
-    return float(sum(gaps) / images)
+        bin_n = _bins_of_equal_width(confidence_n)
+    gaps_nb = np.zeros((images, CALIBRATION_BINS))
+    gaps_nb[np.arange(images), bin_n] = confidence_n - right_n
+    return gaps_nb
 
 
-def calibration_bins(confidence_n: Floats) -> NDArray[np.int64]:
-    """The bin of equal width of each image, [low, high) with 1.0 in the last."""
+def _bins_of_equal_width(confidence_n: Floats) -> NDArray[np.int64]:
+    """[low, high) with 1.0 in the last."""
     return np.clip(np.floor(confidence_n * CALIBRATION_BINS), 0, CALIBRATION_BINS - 1).astype(np.int64)

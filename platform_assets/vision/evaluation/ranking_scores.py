@@ -41,6 +41,45 @@ def rankings(scores_nk: Floats, truth_n: NDArray[Any]) -> Rankings:
     return Rankings(auroc_k, ap_k)
 
 
+def ranking_influences(scores_nk: Floats, truth_n: NDArray[Any]) -> NDArray[np.float64]:
+    """[n, 2]: how fast the mean AUROC and the mean AP over the classes grow with the weight of each image, at weights of one.
+
+    Weights w move them, to first order, by w times these, which sum to 0: the linear bootstrap (Davison and Hinkley 1997,
+    section 2.7). Of the AUROC they are the components of DeLong et al. (1988). Sorting is all it takes, however many draws.
+    """
+    images = len(truth_n)
+    auroc_n, ap_n = np.zeros(images), np.zeros(images)
+    classes, images_k = np.unique(truth_n, return_counts=True)
+    for k in classes:
+        of_class_n = truth_n == k
+        auroc_of_n, ap_of_n = _influences(scores_nk[:, k], of_class_n)
+        auroc_n += auroc_of_n / max(1, (images_k < images).sum())
+        ap_n += ap_of_n / len(classes)
+    return np.stack([auroc_n, ap_n], axis=1)
+
+
+def _influences(scores_n: Floats, of_class_n: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of one class: its AUROC (0 where every image is of it) and its AP."""
+    own_p, all_n = np.sort(scores_n[of_class_n]), np.sort(scores_n)
+    own, others = len(own_p), len(all_n) - len(own_p)
+    own_below_n, own_up_to_n = (np.searchsorted(own_p, scores_n, side=side) for side in ("left", "right"))
+    at_least_p = len(all_n) - np.searchsorted(all_n, own_p, side="left")
+    own_at_least_p = own - np.searchsorted(own_p, own_p, side="left")
+    precision_p = own_at_least_p / at_least_p
+    # Each image adds to `at_least` of the own images up to its score, and each own image to `own_at_least` too.
+    seen_n = np.append(0, (precision_p / at_least_p).cumsum())[own_up_to_n]
+    hit_n = np.append(0, (1 / at_least_p).cumsum())[own_up_to_n]
+    precision_n = np.append(precision_p, 0)[np.minimum(own_below_n, own)]
+    ap_n = np.where(of_class_n, precision_n - precision_p.mean() + hit_n, 0) - seen_n
+    if not others:
+        return np.zeros_like(ap_n), ap_n / own
+    own_mid_n = (own_below_n + own_up_to_n) / 2
+    all_mid_n = (np.searchsorted(all_n, scores_n, side="left") + np.searchsorted(all_n, scores_n, side="right")) / 2
+    won_n = np.where(of_class_n, (all_mid_n - own_mid_n) / others, 1 - own_mid_n / own)
+    auroc = won_n[of_class_n].mean()
+    return (won_n - auroc) / np.where(of_class_n, own, others), ap_n / own
+
+
 def resampled_rankings(scores_nk: Floats, truth_n: NDArray[Any], weights_nd: Weights) -> Rankings:
     """The same under weights of the images, one column a draw: arrays of [draws, classes].
 

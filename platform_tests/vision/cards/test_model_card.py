@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from platform_assets.vision.cards.licences import Licence
 from platform_assets.vision.cards.model_card import ModelCardFacts, Provenance, model_card
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import report_of
 from platform_assets.vision.evaluation.predictions import compute_metrics, logits_and_truth, predictions_frame
 from platform_assets.vision.networks.exporting import ParityReport
 from platform_assets.vision.recipes.backbones import get_backbone
@@ -64,10 +65,7 @@ def _model_facts(**changed: object) -> ModelCardFacts:
         "device": "cpu",
         "val": compute_metrics(predictions, LABELS, "val"),
         "test": compute_metrics(predictions, LABELS, "test"),
-        "certainty": report(
-            calibrate(*logits_and_truth(predictions, "val"), UncertaintyOptions()),
-            *logits_and_truth(predictions, "test"),
-        ),
+        "certainty": report_of(calibrate(*logits_and_truth(predictions, "val"), UncertaintyOptions()), predictions),
         "leaderboard": pl.DataFrame(
             {"rank": [1, 2], "variant": ["probe", "scratch"], "test_mean": [0.9, 0.5], "difference": [0.4, None]}
         ),
@@ -144,7 +142,8 @@ def test_model_card__says_how_sure_the_model_is_or_that_nobody_measured() -> Non
     facts = _model_facts()
     assert facts.certainty is not None
     text = model_card(facts)
-    assert f"| labels a set | {facts.certainty.mean_set_size:.4f} |" in text
+    low, high = facts.certainty.mean_set_size_interval or (0, 0)
+    assert f"| labels a set | {facts.certainty.mean_set_size:.4f} ({low:.4f} to {high:.4f}) |" in text
     assert "## Certainty\n\nNot measured." in model_card(_model_facts(certainty=None))
 
 

@@ -14,11 +14,11 @@ from sklearn.metrics import log_loss
 from platform_assets.vision.evaluation.calibration import (
     answer_from,
     calibrate,
-    calibration_error,
     fit_temperature,
-    report,
     softmax,
 )
+from platform_assets.vision.evaluation.calibration_report import report
+from platform_assets.vision.evaluation.probability_scores import calibration_error
 from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 
 
@@ -51,31 +51,6 @@ def test_temperature__where_all_is_right_nothing_is_fitted() -> None:
     found = report(calibration, *overconfident(4000, 5, by=1.0))
     assert found.loss == found.loss_before
     assert fit_temperature(np.eye(4), np.arange(4)) == 1.0
-
-
-def test_report__calibration_lowers_error_and_loss_on_other_images() -> None:
-    calibration = calibrate(*overconfident(2000, 2), UncertaintyOptions(precision=0.8))
-    found = report(calibration, *overconfident(4000, 3))
-    assert found.ece < found.ece_before / 3
-    assert found.adaptive_ece < found.adaptive_ece_before / 3
-    assert found.loss < found.loss_before
-    assert found.covered_low <= found.covered <= found.covered_high
-    assert 1 < found.mean_set_size < 5
-    assert found.answered_right is not None
-    assert found.answered_right >= 0.8
-    assert found.answered > 0.01
-
-
-def test_report__figures_by_hand() -> None:
-    logits_nk = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]]))
-    calibration = calibrate(*overconfident(50, 0, classes=2), UncertaintyOptions()).model_copy(
-        update={"temperature": 1.0, "set_threshold": 0.65, "answer_from": 0.75, "coverage": 0.9}
-    )
-    found = report(calibration, logits_nk, np.array([0, 1, 1, 1]))
-    # Sets: {0}, {0, 1}, {1}, {0}: the last one misses.
-    assert (found.covered, found.mean_set_size) == (0.75, 1.25)
-    assert (found.answered, found.answered_right) == (0.5, 1.0)
-    assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean())
 
 
 def test_calibrate__few_images_give_sets_of_all_labels_and_no_answers() -> None:

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from platform_assets.vision.datasets.label_map import LabelMap
-from platform_assets.vision.evaluation.calibration import calibrate, report
+from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration_report import report_of
 from platform_assets.vision.evaluation.comparison import ComparisonError
 from platform_assets.vision.evaluation.gate_evidence import (
     compare,
@@ -218,11 +219,11 @@ def test_file_faults__what_a_model_is_served_with_is_that_of_the_predictions_and
 
     def faults(edit: dict[str, Any], options: UncertaintyOptions) -> list[str]:
         fitted = calibrate(*logits_and_truth(frame, "val"), options)
-        found = {"calibration": fitted, "on_test": report(fitted, *logits_and_truth(frame, "test"))}
+        found = {"calibration": fitted, "on_test": report_of(fitted, frame)}
         return file_faults("calibration.json", edit, {name: each.model_dump() for name, each in found.items()})
 
     fitted = calibrate(*logits_and_truth(frame, "val"), UncertaintyOptions())
-    on_test = report(fitted, *logits_and_truth(frame, "test"))
+    on_test = report_of(fitted, frame)
     said = {"calibration": fitted.model_dump(mode="json"), "on_test": on_test.model_dump(mode="json")}
     assert faults(said, UncertaintyOptions()) == []
     (fault,) = faults({**said, "calibration": {**said["calibration"], "temperature": 9.0}}, UncertaintyOptions())

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from platform_assets.vision.evaluation.bootstrap import weight_blocks
-from platform_assets.vision.evaluation.ranking_scores import mean_where_defined, rankings, resampled_rankings
+from platform_assets.vision.evaluation.ranking_scores import (
+    mean_where_defined,
+    ranking_influences,
+    rankings,
+    resampled_rankings,
+)
 
 CLASSES = 3
 Ranked = tuple[NDArray[np.float64], NDArray[np.int64]]
@@ -81,3 +86,25 @@ def test_resampled_rankings__are_those_of_scikit_learn_with_weights(ranked: Rank
     for k in range(CLASSES):
         wanted = _oracle(scores_nk[:, k], truth_n == k, weights_nd[:, 0])
         assert [found.auroc[0, k], found.ap[0, k]] == pytest.approx(wanted, nan_ok=True, abs=1e-6)
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_influences__are_the_slopes_of_what_scikit_learn_weighs(decimals: int, classes: int) -> None:
+    """`decimals` 0: most scores are tied."""
+    generator = np.random.default_rng(0)
+    truth_n = generator.integers(classes, size=40)
+    scores_nk = (generator.normal(size=(40, classes + 1)) + np.eye(classes + 1)[truth_n]).round(decimals)
+    found = ranking_influences(scores_nk, truth_n)
+    assert found.sum(axis=0) == pytest.approx(0, abs=1e-12)
+
+    def means(weights_n: NDArray[Any]) -> list[float]:
+        return [
+            np.mean([score(truth_n == k, scores_nk[:, k], sample_weight=weights_n) for k in range(classes)])
+            for score in (roc_auc_score, average_precision_score)
+        ]
+
+    for row in range(40):
+        step_n = 1e-4 * (np.arange(40) == row)
+        slopes = np.subtract(means(1 + step_n), means(1 - step_n)) / 2e-4
+        assert found[row] == pytest.approx(slopes, abs=1e-6), row
