@@ -25,10 +25,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test slow check dev smoke bench results lock clean moved
+.PHONY: help setup demo test slow check dev smoke bench results fiftyone lock clean moved
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: .env  ## .venv from the lock, the kestrel command, .env; costs nothing when nothing changed
 
@@ -59,9 +59,18 @@ bench: setup  ## real-data benchmarks, minutes each
 results: setup  ## docs/results.md anew, of elpv and grocery; ARGS=--finetune trains 40 minutes more
 	@$(BIN)/python -m platform_tests.benchmarks.results $(ARGS)
 
+# Its database is fetched when it is built, and 100 packages more: not what a test run should wait for.
+fiftyone: setup  ## the extra `fiftyone` in .venv-fiftyone, and a folder of ours opened in it
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-fiftyone
+	@$(BIN)/uv pip install --quiet --python .venv-fiftyone/bin/python --group dev -e '.[fiftyone]' secantusdb==0.7.0b3
+	@.venv-fiftyone/bin/pytest -n 0 -m slow platform_tests/vision/views/test_fiftyone_folder.py $(ARGS)
+
+# All extras but `fiftyone`.
+LOCKED = croissant demo lightgbm quality s3 spectral tuning
+
 lock: setup  ## solve requirements.lock again from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
-		--all-extras --group dev --quiet $(ARGS) -o requirements.lock
+		$(LOCKED:%=--extra %) --group dev --quiet $(ARGS) -o requirements.lock
 
 clean:  ## remove .venv and caches; data/ stays
 	rm -rf .venv .env.*.tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .tmp_dagster_home_*

@@ -22,7 +22,8 @@ MODULES = {
 
 def test_extras__each_one_has_its_modules_here() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert MODULES.keys() == project["optional-dependencies"].keys()
+    # `make fiftyone` imports and uses that one, in an environment of its own.
+    assert MODULES.keys() == project["optional-dependencies"].keys() - {"fiftyone"}
     assert requires("kestrel-vision")
 
 

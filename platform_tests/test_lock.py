@@ -41,8 +41,12 @@ def lock_entries(text: str) -> dict[str, list[str]]:
 def wanted() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lines = list(project["project"]["dependencies"])
-    for extra in project["project"].get("optional-dependencies", {}).values():
-        lines += extra
+    extras = project["project"]["optional-dependencies"]
+    makefile = (ROOT / "Makefile").read_text()
+    (locked,) = re.findall(r"^LOCKED = (.*)$", makefile, flags=re.MULTILINE)
+    assert sorted(extras) == sorted([*locked.split(), "fiftyone"])
+    for extra in locked.split():
+        lines += extras[extra]
     return [Requirement(line) for line in lines + project["dependency-groups"]["dev"]]
 
 

@@ -108,8 +108,8 @@ def test_write_fiftyone__ids_are_distinct_object_ids_and_bytes_repeat(
 def test_write_fiftyone__opens_in_fiftyone(
     tmp_path: Path, predictions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FiftyOne and secantusdb, a database server for it, are in no extra: 800 MB, and GPL-2. Run in an environment of its own."""
-    secantus = pytest.importorskip("secantus", reason="no database for FiftyOne here: pip install fiftyone secantusdb")
+    """In the environment of `make fiftyone`: secantusdb, a database server for it, is GPL-2, and in no extra."""
+    secantus = pytest.importorskip("secantus", reason="no database for FiftyOne here: `make fiftyone`")
     write(tmp_path, "x/1.png", png(1))
     vectors = pl.DataFrame(
         {"image_id": ["aa", "bb", "cc"], "vector": [[1.5, -2.0], [3.0, 4.0], [5.0, 6.0]]},
