@@ -152,11 +152,9 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
 
     decoded = _decode(data, max_pixels, reduced=True)
     pixels_hwc, (width, height) = np.asarray(decoded.pixels), decoded.size
-    to_grey = cv2.COLOR_RGBA2GRAY if pixels_hwc.shape[2] == 4 else cv2.COLOR_RGB2GRAY
-    grey_hw = cv2.cvtColor(pixels_hwc, to_grey).astype(np.uint8, copy=False)
-    if decoded.orientation in _TURNED:
-        grey_hw = _upright(grey_hw, decoded.orientation)
-        width, height = (height, width) if decoded.orientation in _ON_ITS_SIDE else (width, height)
+    grey_hw = _grey(pixels_hwc, decoded.orientation)
+    if decoded.orientation in _ON_ITS_SIDE:
+        width, height = height, width
     mean, std = ([level / 255 for (level,) in levels[:3].tolist()] for levels in cv2.meanStdDev(pixels_hwc))
     return ImageFacts(
         width=width,
@@ -167,6 +165,20 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         pixel_mean=(mean[0], mean[1], mean[2]),
         pixel_std=(std[0], std[1], std[2]),
     )
+
+
+def decode_grey(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """[height, width], upright, of the reduced picture that the facts are of. Raises UnreadableImage."""
+    decoded = _decode(data, max_pixels, reduced=True)
+    return _grey(np.asarray(decoded.pixels), decoded.orientation)
+
+
+def _grey(pixels_hwc: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
+    import cv2
+
+    to_grey = cv2.COLOR_RGBA2GRAY if pixels_hwc.shape[2] == 4 else cv2.COLOR_RGB2GRAY
+    grey_hw = cv2.cvtColor(pixels_hwc, to_grey).astype(np.uint8, copy=False)
+    return _upright(grey_hw, orientation) if orientation in _TURNED else grey_hw
 
 
 class _Decoded(NamedTuple):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
+from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 BANDS = 4
 BAND_BITS = 16
 MAX_PAIRS = 5_000_000
-_MOST_AT_ONCE = 2_000_000
+_MOST_AT_ONCE = 1_000_000
 
 
 class TooManyPairs(ValueError):
@@ -33,19 +36,28 @@ def hash_pairs(hashes_n: Hashes, limit: int) -> tuple[Rows, Rows, NDArray[np.uin
 
     if not 0 <= limit < BANDS * 4:
         raise ValueError(f"hash limit {limit} is outside 0 to {BANDS * 4 - 1} bits; unrelated pictures differ in 32")
-    radius, found, total = limit // BANDS, [], 0
-    for band in range(BANDS):
+    radius, total = limit // BANDS, 0
+    lock = Lock()
+
+    def of_band(band: int) -> list[tuple[Rows, Rows]]:
+        nonlocal total
+        found = []
         for rows_i, rows_j in _candidates(_band(hashes_n, band), radius):
             differing = hashes_n[rows_i] ^ hashes_n[rows_j]
             near = np.flatnonzero(np.bitwise_count(differing) <= limit)
             near = near[_first_seen_in(differing[near], band, radius)]
             found.append((rows_i[near], rows_j[near]))
-            total += near.size
+            with lock:
+                total += near.size
             if total > MAX_PAIRS:
                 raise TooManyPairs(
                     f"over {MAX_PAIRS:,} of the {len(hashes_n):,} images' pairs lie within {limit} bits: the images share one "
                     "layout; say `near_duplicates: ignore` in the dataset's YAML, with a split that is not `grouped`"
                 )
+        return found
+
+    with ThreadPoolExecutor(min(BANDS, os.cpu_count() or 1), thread_name_prefix="hash_pairs") as pool:
+        found = [pair for band in pool.map(of_band, range(BANDS)) for pair in band]
     rows_i, rows_j = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
     order = np.lexsort((rows_j, rows_i))
     rows_i, rows_j = rows_i[order], rows_j[order]

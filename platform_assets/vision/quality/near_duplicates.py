@@ -27,6 +27,7 @@ _SAMPLE = 1024
 _IMAGES_PER_COMPONENT = 32
 _PAIRS_AT_ONCE = 2048
 _ROWS_AT_ONCE = 1024
+_IMAGES_AT_ONCE = 64
 
 
 def near_duplicates(
@@ -134,14 +135,18 @@ def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
-    from platform_assets.vision.images.decoding import decode_rgb
+    from platform_assets.vision.images.decoding import decode_grey
 
-    def thumbnail(path: str) -> NDArray[np.uint8]:
-        picture = Image.fromarray(decode_rgb(read(path))).convert("L")
-        return np.asarray(picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))
+    thumbnails_nhw = np.empty((len(paths), _SIDE_PX, _SIDE_PX), dtype=np.uint8)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thumbnails") as pool:
-        return np.stack(list(pool.map(thumbnail, paths)))
+    def fill(start: int) -> None:
+        for row, path in enumerate(paths[start : start + _IMAGES_AT_ONCE], start):
+            picture = Image.fromarray(decode_grey(read(path)))
+            thumbnails_nhw[row] = picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
+
+    with _workers() as pool:
+        list(pool.map(fill, range(0, len(paths), _IMAGES_AT_ONCE)))
+    return thumbnails_nhw
 
 
 def _common_structure(thumbnails_nhw: NDArray[np.uint8]) -> tuple[Floats, Floats]:
@@ -170,10 +175,12 @@ def _similarities(
 ) -> NDArray[np.float64]:
     """Of each pair the best correlation of one picture whole with the other cropped a little, either way round."""
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     pairs = np.array(rows, dtype=np.int64)
     best = np.full(pairs.shape[1], -1.0)
-    for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+
+    def fill(start: int) -> None:
         block = slice(start, start + _PAIRS_AT_ONCE)
         images, places = np.unique(pairs[:, block], return_inverse=True)
         one, other = places.reshape(2, -1)
@@ -184,7 +191,14 @@ def _similarities(
             for left, right in ((one, other), (other, one)):
                 found = np.einsum("nd,nd->n", whole_nd[left], cropped_nd[right])
                 best[block] = np.maximum(best[block], found)
+
+    with threadpool_limits(1, user_api="blas"), _workers() as pool:
+        list(pool.map(fill, range(0, pairs.shape[1], _PAIRS_AT_ONCE)))
     return best
+
+
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="near_duplicates")
 
 
 def _residual(pictures_nhw: Floats, common: tuple[Floats, Floats]) -> Floats:
