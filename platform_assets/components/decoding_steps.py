@@ -28,7 +28,7 @@ def decoding_ahead(spec: VisionDatasetSpec, files: FilesResource, log: Any) -> D
         )
         return None
     # Boxes are known to the records, not to the scan.
-    wanted = {each.preprocessing_id: each for each in _pixels(spec, files) if each.box_margin is None}
+    wanted = {each.pixels_id: each for each in _pixels(spec, files) if each.box_margin is None}
     if not wanted:
         log.warning(
             f"{spec.name}: no network of {', '.join(spec.decode_for)} sees whole images; decode_for does nothing"

@@ -24,7 +24,7 @@ Load = Callable[[Sequence[int]], NDArray[np.uint8]]
 
 
 class PixelCache:
-    """Shards under `{folder}/{preprocessing_id}/{content hash}.pixels`, 64 MB each, never changed once written.
+    """Shards under `{folder}/{pixels_id}/{content hash}.pixels`, 64 MB each, never changed once written.
 
     A shard is n times name and checksum (32 bytes each), then the pixels [n, 3, side, side], to be mapped: its size says n.
     It appears whole or not at all, so that any number of processes may read and write; what two wrote at once is there
@@ -38,10 +38,10 @@ class PixelCache:
     def images(self, names: Sequence[str], preprocessing: Preprocessing, load: Load) -> NDArray[np.uint8]:
         """images_nchw uint8, row by row: from the shards where they have the name, else by `load`, and kept.
 
-        `names` (SHA-256, hex) say what bytes and box the pixels are of; the preprocessing's id says the rest.
+        `names` (SHA-256, hex) say what bytes and box the pixels are of; the preprocessing's `pixels_id` says the rest.
         `load` is given some rows at a time. What a damaged shard held is loaded again.
         """
-        side, space = preprocessing.image_size_px, self._folder / preprocessing.preprocessing_id
+        side, space = preprocessing.image_size_px, self._folder / preprocessing.pixels_id
         images_nchw = np.empty((len(names), 3, side, side), dtype=np.uint8)
         wanted: dict[bytes, list[int]] = {}
         for row, name in enumerate(names):
@@ -61,11 +61,11 @@ class PixelCache:
         size_bytes = images_nchw.nbytes + _KEY_BYTES * len(names)
         if self.used_bytes() + size_bytes > self._max_bytes:
             return False
-        return self._keep(self._folder / preprocessing.preprocessing_id, names, images_nchw, set()) is not None
+        return self._keep(self._folder / preprocessing.pixels_id, names, images_nchw, set()) is not None
 
     def held(self, names: Sequence[str], preprocessing: Preprocessing) -> int:
         """How many of the names have pixels here, by the shards' lists; whether those are whole `images` looks."""
-        side, space = preprocessing.image_size_px, self._folder / preprocessing.preprocessing_id
+        side, space = preprocessing.image_size_px, self._folder / preprocessing.pixels_id
         found = set[bytes]()
         for shard in space.glob("*.pixels"):
             with suppress(FileNotFoundError), shard.open("rb") as file:

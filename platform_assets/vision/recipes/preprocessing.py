@@ -66,8 +66,16 @@ class Preprocessing(BaseModel):
     @property
     def preprocessing_id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON, part of the key of every cached embedding."""
-        facts = {**self.model_dump(mode="json"), "pixels_revision": PIXELS_REVISION}
-        canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        return self._hashed(self.model_dump(mode="json"))
+
+    @property
+    def pixels_id(self) -> str:
+        """The same without mean and std, which change no pixel: models that differ in them share decoded images."""
+        return self._hashed(self.model_dump(mode="json", exclude={"mean", "std"}))
+
+    @staticmethod
+    def _hashed(facts: dict[str, Any]) -> str:
+        canonical = json.dumps({**facts, "pixels_revision": PIXELS_REVISION}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

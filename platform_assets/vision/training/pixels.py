@@ -62,7 +62,7 @@ class Pixels:
         """
         boxes = boxes_of(records, preprocessing)
         crops = zip(records["image_id"], boxes or repeat(None, records.height), strict=True)
-        key = (tuple(crop_id(image_id, box) for image_id, box in crops), preprocessing.preprocessing_id)
+        key = (tuple(crop_id(image_id, box) for image_id, box in crops), preprocessing.pixels_id)
         if key not in self._held:
             while len(self._held) >= _HELD:
                 del self._held[next(iter(self._held))]
@@ -89,7 +89,7 @@ class Pixels:
         self, names: tuple[str, ...], records: pl.DataFrame, boxes: Sequence[Box] | None, preprocessing: Preprocessing
     ) -> NDArray[np.uint8]:
         """In a file named by what is in it, and taken as it is when it is there."""
-        name = hashlib.sha256("\n".join((preprocessing.preprocessing_id, *names)).encode()).hexdigest()[:16]
+        name = hashlib.sha256("\n".join((preprocessing.pixels_id, *names)).encode()).hexdigest()[:16]
         place, report, total = self._spill / f"{name}.npy", self._on_image, records.height
         if not place.exists():
             self._spill.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,8 @@ def test_preprocessing_id__same_for_the_same_values_however_written() -> None:
 )
 def test_preprocessing_id__changes_with_every_field(change: dict[str, object]) -> None:
     assert _changed(**change).preprocessing_id != TIMM.preprocessing_id
+    normalization = change.keys() <= {"mean", "std"}
+    assert (_changed(**change).pixels_id == TIMM.pixels_id) == normalization
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 
 from platform_assets.vision.images.pixel_cache import PixelCache
 from platform_assets.vision.recipes.preprocessing import Preprocessing
+from platform_assets.vision.recipes.resolving import training_pixels
+from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training import batches
 from platform_assets.vision.training.pixels import ChangedImage, Pixels
 from platform_tests.vision.pictures import png, write
@@ -49,6 +51,21 @@ def test_pixels__are_the_same_with_an_empty_and_a_full_cache(
         (tmp_path / "images" / path).unlink()
     shuffled = records.reverse()
     np.testing.assert_array_equal(with_cache(tmp_path).of(shuffled, preprocessing), plain[::-1])
+
+
+def test_pixels__recipes_of_other_sizes_and_normalizations_share_pictures_of_one_side(
+    tmp_path: Path, records: pl.DataFrame
+) -> None:
+    def wanted(crop_px: int, crop_scale: float, mean: float) -> Preprocessing:
+        seen = SHORTER_SIDE.model_copy(update={"image_size_px": crop_px, "mean": (mean,) * 3})
+        return training_pixels(seen, TrainRecipe(augmentation="crop_flip", crop_scale=crop_scale))
+
+    first = with_cache(tmp_path).of(records, wanted(32, 1.5, 0.5))
+    for path in records["path"]:
+        (tmp_path / "images" / path).unlink()
+    np.testing.assert_array_equal(with_cache(tmp_path).of(records, wanted(24, 2.0, 0.4)), first)
+    with pytest.raises(FileNotFoundError):
+        with_cache(tmp_path).of(records, wanted(32, 2.0, 0.5))
 
 
 def test_pixels__a_changed_file_is_not_kept_under_the_old_id(tmp_path: Path, records: pl.DataFrame) -> None:
