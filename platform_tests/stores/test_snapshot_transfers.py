@@ -164,13 +164,16 @@ def test_pull__bytes_that_were_not_kept_are_refused_and_nothing_is_visible(
     assert there.verify("birds", "spring") == []
 
 
+@pytest.mark.parametrize("same_size", [False, True])
 @pytest.mark.parametrize("file", ["packs/shard-all.tar", "packs/manifest.parquet", "snapshot.json"])
-def test_pull__restores_a_damaged_snapshot(here: Snapshots, images: Path, remote: Remote, file: str) -> None:
+def test_pull__restores_a_damaged_snapshot(
+    here: Snapshots, images: Path, remote: Remote, file: str, same_size: bool
+) -> None:
     kept(here, images)
     SnapshotTransfers(here, remote).push("birds", "spring")
     folder = here.folder("birds", "spring")
     before = contents(folder)
-    (folder / file).write_bytes(b"damaged")
+    (folder / file).write_bytes(before[file][:-9] + b"\0damaged\0" if same_size else b"damaged")
     if file != "snapshot.json":
         with pytest.raises(DamagedSnapshot, match=r"`kestrel data pull birds --snapshot spring` restores it from a"):
             here.unpacked("birds", "spring")
