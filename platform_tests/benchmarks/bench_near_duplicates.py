@@ -6,21 +6,29 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
+from platform_assets.components.vector_steps import MIN_COSINE
 from platform_assets.vision.images.decoding import decode_rgb, inspect_image
+from platform_assets.vision.networks.embedding import embed
+from platform_assets.vision.networks.engines import choose_engine
+from platform_assets.vision.networks.weights import load_backbone
 from platform_assets.vision.quality.hash_pairs import hash_pairs
-from platform_assets.vision.quality.near_duplicates import near_duplicate_groups, near_duplicates
+from platform_assets.vision.quality.near_duplicates import near_by_vectors, near_duplicate_groups, near_duplicates
+from platform_assets.vision.recipes.backbones import get_backbone
 from platform_tests.vision.pictures import encoded
 
 GROCERY = Path(__file__).parents[3] / "shared/data/grocery"
 PLANTED = 150
+COSINES = (0.9, MIN_COSINE, 0.98)
 
 
 def _scaled(factor: float) -> Callable[[Image.Image], Image.Image]:
@@ -68,47 +76,88 @@ def _folder(name: str) -> Path:
     return Path(next(iter((found and found.submodule_search_locations) or ["absent"])))
 
 
-def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema_overrides={"pixel_std": pl.Array(pl.Float32, 3)})
+class Planted(NamedTuple):
+    """The rows of a set's own images and of PLANTED copies a change, the bytes of all by path, and the pairs to be found."""
+
+    own: list[dict[str, object]]
+    copies: list[dict[str, object]]
+    data: dict[str, bytes]
+    change_of: dict[frozenset[object], str]
+
+    def recalls(self, found: pl.DataFrame) -> dict[str, float]:
+        pairs = {frozenset(pair) for pair in found.select("image_id", "other_id").iter_rows()}
+        wanted = {change: [pair for pair, of in self.change_of.items() if of == change] for change in CHANGES}
+        return {change: sum(pair in pairs for pair in of) / len(of) for change, of in wanted.items()}
+
+    def between_own(self, found: pl.DataFrame) -> pl.DataFrame:
+        copies = [str(row["image_id"]) for row in self.copies]
+        return found.filter(~pl.col("image_id").is_in(copies), ~pl.col("other_id").is_in(copies))
+
+
+def planted_in(name: str) -> Planted:
+    folder = _folder(name)
+    if not folder.is_dir():
+        pytest.skip(f"the photographs of {name} are not here")
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")}
+    data = {path: place.read_bytes() for path, place in sorted(files.items())}
+    own = [_row(path, content) for path, content in data.items()]
+    images = np.random.default_rng(0).permutation(len(own))
+    planted = Planted(own, [], data, {})
+    for turn, (change, apply) in enumerate(CHANGES.items()):
+        for index in images[turn * PLANTED : (turn + 1) * PLANTED]:
+            path, quality = str(own[index]["path"]), 40 if "40" in change else 80
+            data[f"copy/{path}"] = encoded(apply(Image.fromarray(decode_rgb(data[path]))), "JPEG", quality=quality)
+            planted.copies.append(_row(f"copy/{path}", data[f"copy/{path}"]))
+            planted.change_of[frozenset((own[index]["image_id"], planted.copies[-1]["image_id"]))] = change
+    return planted
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["grocery", "elpv"])
 def test_bench_near_duplicates__planted_copies_are_found(name: str) -> None:
-    folder = _folder(name)
-    if not folder.is_dir():
-        pytest.skip(f"the photographs of {name} are not here")
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")}
-    data = {path: place.read_bytes() for path, place in sorted(files.items())}
-    rows = [_row(path, content) for path, content in data.items()]
-    images = np.random.default_rng(0).permutation(len(rows))
-    planted, truth = [], {}
-    for turn, (change, apply) in enumerate(CHANGES.items()):
-        for index in images[turn * PLANTED : (turn + 1) * PLANTED]:
-            path, quality = str(rows[index]["path"]), 40 if "40" in change else 80
-            data[f"copy/{path}"] = encoded(apply(Image.fromarray(decode_rgb(data[path]))), "JPEG", quality=quality)
-            planted.append(_row(f"copy/{path}", data[f"copy/{path}"]))
-            truth[frozenset((rows[index]["image_id"], planted[-1]["image_id"]))] = change
-    copies = {row["image_id"] for row in planted}
+    planted = planted_in(name)
+    records = pl.DataFrame(planted.own + planted.copies, schema_overrides={"pixel_std": pl.Array(pl.Float32, 3)})
     started = time.monotonic()
-    found = near_duplicates(_frame(rows + planted), data.__getitem__)
-    seconds = time.monotonic() - started
-    pairs = {frozenset(pair) for pair in found.select("image_id", "other_id").iter_rows()}
-    own = found.filter(~pl.col("image_id").is_in(copies), ~pl.col("other_id").is_in(copies))
+    found = near_duplicates(records, planted.data.__getitem__)
+    seconds, own = time.monotonic() - started, planted.between_own(found)
     sizes = near_duplicate_groups(own)["near_group"].value_counts()["count"]
-    print(f"\n{name}: {len(rows)} images and {len(planted)} copies, {seconds:.1f} s; {own.height} pairs of its own")
     print(
-        f"({1000 * own.height / len(rows):.1f} per 1,000 images) in {len(sizes)} groups, the largest of {sizes.max()}"
+        f"\n{name}: {len(planted.own)} images and {len(planted.copies)} copies, {seconds:.1f} s; {own.height} pairs of its"
+    )
+    print(
+        f"own ({1000 * own.height / len(planted.own):.1f} per 1,000) in {len(sizes)} groups, the largest of {sizes.max()}"
     )
     print("| change | recall |\n| --- | --- |")
-    recalls = {}
-    for change in CHANGES:
-        wanted = [pair for pair, of in truth.items() if of == change]
-        recalls[change] = sum(pair in pairs for pair in wanted) / len(wanted)
-        print(f"| {change} | {recalls[change]:.3f} |")
+    recalls = planted.recalls(found)
+    for change, recall in recalls.items():
+        print(f"| {change} | {recall:.3f} |")
     assert min(recalls[change] for change in ("JPEG, quality 40", "half the size", "0.7 times as bright")) >= 0.95
     assert recalls["4 % cropped"] >= 0.8
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["grocery", "elpv"])
+def test_bench_near_vectors__planted_copies_are_found(name: str) -> None:
+    """By the vectors of a frozen network, as beside `label_issues`."""
+    planted = planted_in(name)
+    backbone = get_backbone("tf_efficientnet_lite0")
+    preprocessing = backbone.preprocessing(image_size_px=224)
+    choice = choose_engine(load_backbone(backbone.name, pretrained=True), preprocessing, "cpu")
+    images = [
+        (str(row["image_id"]), partial(planted.data.__getitem__, str(row["path"])))
+        for row in planted.own + planted.copies
+    ]
+    vectors = embed(images, preprocessing, choice.engine)
+    found = {cosine: near_by_vectors(vectors, cosine) for cosine in COSINES}
+    recalls = {cosine: planted.recalls(pairs) for cosine, pairs in found.items()}
+    print(f"\n| {name}, cosine from | {' | '.join(map(str, COSINES))} |\n|{' --- |' * (len(COSINES) + 1)}")
+    for change in CHANGES:
+        print(f"| {change} | {' | '.join(f'{recalls[cosine][change]:.3f}' for cosine in COSINES)} |")
+    own = (1000 * planted.between_own(pairs).height / len(planted.own) for pairs in found.values())
+    print(f"| own pairs per 1,000 images | {' | '.join(f'{count:.1f}' for count in own)} |")
+    assert recalls[MIN_COSINE]["half the size"] >= 0.5
 
 
 @pytest.mark.bench

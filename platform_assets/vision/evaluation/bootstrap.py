@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,19 @@ def weight_blocks(units: int, *, seed: int) -> Iterator[Weights]:
         for draw in range(weights_ud.shape[1]):
             weights_ud[:, draw] = np.bincount(generator.integers(units, size=units), minlength=units)
         yield weights_ud
+
+
+def resampled(figures_of: Callable[[Weights], dict[str, Floats]], units: int, *, seed: int) -> dict[str, Floats]:
+    """By name, the draws of each figure; `figures_of` gets a block of the weights."""
+    from threadpoolctl import threadpool_limits
+
+    drawn: dict[str, list[Floats]] = defaultdict(list)
+    # One thread: the products are small, and BLAS's own threads waited on each other for 20 s where others had the cores.
+    with threadpool_limits(1, user_api="blas"):
+        for weights_ud in weight_blocks(units, seed=seed):
+            for name, values_d in figures_of(weights_ud).items():
+                drawn[name].append(values_d)
+    return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
 
 
 def resampled_counts(

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.evaluation.bootstrap import (
+    Weights,
     error_interval,
     interval_where_defined,
+    resampled,
     sums_by_unit,
-    weight_blocks,
 )
 from platform_assets.vision.evaluation.calibration import Calibration, softmax
 from platform_assets.vision.evaluation.conformal import coverage_band
@@ -91,15 +92,13 @@ def report(
 
 
 def _intervals(sums_um: NDArray[np.float32], figures: dict[str, float], seed: int) -> dict[str, Interval | None]:
-    blocks = [
-        _figures((sums_um.T @ weights_ud).astype(np.float64)) for weights_ud in weight_blocks(len(sums_um), seed=seed)
-    ]
-    found = {}
-    for name, figure in figures.items():
-        draws = np.concatenate([block[name] for block in blocks])
-        interval = error_interval(draws, figure) if name in _ERRORS else interval_where_defined(draws)
-        found[f"{name}_interval"] = interval
-    return found
+    def figures_of(weights_ud: Weights) -> dict[str, Floats]:
+        return _figures((sums_um.T @ weights_ud).astype(np.float64))
+
+    drawn = resampled(figures_of, len(sums_um), seed=seed)
+    errors = {name: error_interval(drawn.pop(name), figures[name]) for name in _ERRORS}
+    found = {name: interval_where_defined(values_d) for name, values_d in drawn.items()} | errors
+    return {f"{name}_interval": interval for name, interval in found.items()}
 
 
 def _columns(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any]) -> NDArray[np.float64]:
@@ -124,10 +123,10 @@ def _columns(calibration: Calibration, logits_nk: Floats, truth_n: NDArray[Any])
     return np.hstack([np.stack(columns, axis=1), *gaps])
 
 
-def _figures(sums_md: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _figures(sums_md: NDArray[np.float64]) -> dict[str, Floats]:
     """Of the sums of the columns, one a draw."""
     images_d, means_md, answered_right_d, gaps_md = np.split(sums_md, np.cumsum([1, len(_MEANS), 1]))
-    found = dict(zip(_MEANS, means_md / images_d, strict=True))
+    found: dict[str, Floats] = dict(zip(_MEANS, means_md / images_d, strict=True))
     errors = (
         np.abs(gaps_bd).sum(axis=0) / images_d[0] for gaps_bd in gaps_md.reshape(-1, CALIBRATION_BINS, sums_md.shape[1])
     )

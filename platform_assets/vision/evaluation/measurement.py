@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,9 +16,9 @@ from platform_assets.vision.evaluation.bootstrap import (
     Weights,
     error_interval,
     interval_where_defined,
+    resampled,
     resampled_counts,
     sums_by_unit,
-    weight_blocks,
 )
 from platform_assets.vision.evaluation.metrics import HEADLINES, ClassMetrics, CoarseMetrics, Interval, Metrics
 from platform_assets.vision.evaluation.probability_scores import (
@@ -145,17 +144,10 @@ def _figures(counts: Counts, means: dict[str, Any]) -> dict[str, Floats]:
 
 
 def _intervals(evaluated: Evaluated, figures: dict[str, Floats], seed: int) -> dict[str, Interval | None]:
-    from threadpoolctl import threadpool_limits
-
-    drawn: dict[str, list[Floats]] = defaultdict(list)
     sums_um = _sums_of_units(evaluated)
-    # One thread: the products are small, and BLAS's own threads waited on each other for 20 s where others had the cores.
-    with threadpool_limits(1, user_api="blas"):
-        for weights_ud in weight_blocks(evaluated.units, seed=seed):
-            for name, values_d in _resampled(evaluated, sums_um, weights_ud).items():
-                drawn[name].append(values_d)
-    found = {name: interval_where_defined(np.concatenate(blocks)) for name, blocks in drawn.items()}
-    return found | {"ece": error_interval(np.concatenate(drawn["ece"]), float(figures["ece"]))}
+    drawn = resampled(lambda weights_ud: _resampled(evaluated, sums_um, weights_ud), evaluated.units, seed=seed)
+    found = {name: interval_where_defined(values_d) for name, values_d in drawn.items()}
+    return found | {"ece": error_interval(drawn["ece"], float(figures["ece"]))}
 
 
 def _sums_of_units(evaluated: Evaluated) -> NDArray[np.float32]:

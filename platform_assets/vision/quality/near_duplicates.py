@@ -142,7 +142,7 @@ def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
     def fill(start: int) -> None:
         for row, path in enumerate(paths[start : start + _IMAGES_AT_ONCE], start):
             picture = Image.fromarray(decode_grey(read(path)))
-            thumbnails_nhw[row] = picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
+            thumbnails_nhw[row] = np.asarray(picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))
 
     with _workers() as pool:
         list(pool.map(fill, range(0, len(paths), _IMAGES_AT_ONCE)))
