@@ -73,7 +73,7 @@ lock: setup  ## solve requirements.lock again from pyproject.toml; ARGS=--upgrad
 		$(LOCKED:%=--extra %) --group dev --quiet $(ARGS) -o requirements.lock
 
 clean:  ## remove .venv and caches; data/ stays
-	rm -rf .venv .env.*.tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .tmp_dagster_home_*
+	rm -rf .venv .venv-fiftyone .env.*.tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .tmp_dagster_home_*
 	find platform_assets platform_tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 .env: $(SYNCED) platform_assets/instance.py
