@@ -74,7 +74,7 @@ class Approval(BaseModel):
 
 class GateRecord(BaseModel):
     """One decision: the rules as the YAML had them, what was measured for each, the verdict, and who asked. A record is
-    written before the aliases move, so that no model serves without one."""
+    written before `champion` moves, so that no model serves without one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
