@@ -29,7 +29,7 @@ from platform_assets.vision.datasets.sources import source_files, source_root
 from platform_assets.vision.datasets.splits import assign_splits
 from platform_assets.vision.datasets.tiny import choose_tiny, copy_tiny
 from platform_assets.vision.evaluation.calibration import calibrate
-from platform_assets.vision.evaluation.calibration_report import report as certainty
+from platform_assets.vision.evaluation.calibration_report import report_of
 from platform_assets.vision.evaluation.comparability import Comparability, fixed_preprocessing, split_sha256
 from platform_assets.vision.evaluation.comparison import choose_champion, trial_row
 from platform_assets.vision.evaluation.leaderboards import leaderboard
@@ -171,7 +171,7 @@ class Plain:
             val=val,
             test=test,
             shots=shots,
-            certainty=certainty(fitted, *logits_and_truth(frame, "test")),
+            certainty=report_of(fitted, frame),
             comparability=Comparability(
                 dataset_version="plain",
                 label_map_checksum=self.label_map.checksum,

@@ -94,4 +94,4 @@ def error_interval(draws: Floats, error: float) -> Interval | None:
     if (found := interval_where_defined(draws)) is None:
         return None
     low, high = found
-    return max(2 * error - high, 0.0), max(2 * error - low, 0.0)
+    return min(max(2 * error - high, 0.0), 1.0), min(max(2 * error - low, 0.0), 1.0)

@@ -26,6 +26,7 @@ _CROPS = (0.0, 0.02, 0.04, 0.06, 0.08)
 _SAMPLE = 1024
 _IMAGES_PER_COMPONENT = 32
 _PAIRS_AT_ONCE = 2048
+_MOST_THREADS = 8  # 2026-11: each of those that compare takes 107 MB
 _ROWS_AT_ONCE = 1024
 _IMAGES_AT_ONCE = 64
 
@@ -192,13 +193,14 @@ def _similarities(
                 found = np.einsum("nd,nd->n", whole_nd[left], cropped_nd[right])
                 best[block] = np.maximum(best[block], found)
 
-    with threadpool_limits(1, user_api="blas"), _workers() as pool:
+    with threadpool_limits(1, user_api="blas"), _workers(_MOST_THREADS) as pool:
         list(pool.map(fill, range(0, pairs.shape[1], _PAIRS_AT_ONCE)))
     return best
 
 
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="near_duplicates")
+def _workers(most: int | None = None) -> ThreadPoolExecutor:
+    cores = os.cpu_count() or 1
+    return ThreadPoolExecutor(min(cores, most or cores), thread_name_prefix="near_duplicates")
 
 
 def _residual(pictures_nhw: Floats, common: tuple[Floats, Floats]) -> Floats:

@@ -8,6 +8,7 @@ import pytest
 from platform_assets.vision.evaluation import bootstrap
 from platform_assets.vision.evaluation.bootstrap import (
     BOOTSTRAP_DRAWS,
+    error_interval,
     interval_where_defined,
     percentile_interval,
     resampled_counts,
@@ -86,3 +87,11 @@ def test_percentile_interval__refuses_a_draw_that_is_no_number() -> None:
         percentile_interval(np.array([0.5, np.nan]))
     assert interval_where_defined(np.array([0.5, np.nan])) is None
     assert interval_where_defined(np.array([0.5, 0.5])) == (0.5, 0.5)
+
+
+def test_error_interval__is_reflected_and_stays_between_none_and_all() -> None:
+    draws = np.linspace(0.1, 0.9, 1001)
+    assert error_interval(draws, 0.5) == pytest.approx((0.12, 0.88))
+    assert error_interval(draws, 0.6) == pytest.approx((0.32, 1.0)), "three images, one of them right, at 0.9"
+    assert error_interval(draws, 0.3) == pytest.approx((0.0, 0.48))
+    assert error_interval(np.append(draws, np.nan), 0.5) is None

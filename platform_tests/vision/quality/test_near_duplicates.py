@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import threading
+import time
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +15,7 @@ import pytest
 from PIL import Image
 
 from platform_assets.vision.images.decoding import inspect_image
+from platform_assets.vision.quality import near_duplicates as module
 from platform_assets.vision.quality.near_duplicates import (
     near_by_vectors,
     near_duplicate_groups,
@@ -133,3 +138,32 @@ def test_vectors__near_ones_are_pairs_in_any_order_and_block(monkeypatch: pytest
         .equals(found.select("image_id", "other_id"))
     )
     assert near_by_vectors(frame.head(1), 0.5).is_empty()
+
+
+def test_near_duplicates__on_a_machine_of_many_cores_only_some_blocks_are_in_memory_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock, inside, most = threading.Lock(), 0, 0
+    unit = module._unit
+
+    def counted(rows_nd: Any) -> Any:
+        nonlocal inside, most
+        if threading.current_thread() is threading.main_thread():
+            return unit(rows_nd)
+        with lock:
+            inside, most = inside + 1, max(most, inside + 1)
+        time.sleep(0.005)
+        with lock:
+            inside -= 1
+        return unit(rows_nd)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(module, "_unit", counted)
+    picture = encoded(scene(1), "PNG")
+    copies = {
+        f"{number}.png": encoded(scene(1).point([min(255, v + number) for v in range(256)] * 3), "PNG")
+        for number in range(1, 8)
+    }
+    assert near_duplicates(table({"0.png": picture, **copies}), {"0.png": picture, **copies}.__getitem__).height == 28
+    assert 1 < most <= 8
