@@ -76,7 +76,7 @@ class Datasets:
         with Config(str(folder)).edit("local") as config:
             config["core"]["site_cache_dir"] = self._core()["site_cache_dir"]
         ignored = Path(write_dvcignore(str(self.project)))
-        lines = "".join(f"/{name.as_posix()}/\n" for name in (*own, Path(".venv")))
+        lines = "".join(f"/{name.as_posix()}/\n" for name in (*own, Path(".venv"), Path(".venv-fiftyone")))
         ignored.write_text(f"{ignored.read_text(encoding='utf-8')}{lines}", encoding="utf-8")
 
     def add(self, folder: Path) -> str:

@@ -13,7 +13,6 @@ from scipy.stats import binom
 
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.evaluation.predictions import compute_metrics, predictions_frame
-from platform_assets.vision.evaluation.ranking_scores import MOST_IMAGES_RESAMPLED
 from platform_tests.vision.simulated_models import Setting, declared_different, leads, p_values
 
 REPETITIONS, ALPHA = 2000, 0.05
@@ -102,5 +101,5 @@ def test_bench_metrics__seconds_of_one_part(images: int, classes: int) -> None:
     found = compute_metrics(frame, names, "test")
     seconds, on_cpu = time.perf_counter() - started, time.process_time() - on_cpu
     print(f"\n{images} images, {classes} classes: {seconds:.2f} s, {on_cpu:.2f} of CPU")
-    assert found.macro_auroc_interval is not None or images > MOST_IMAGES_RESAMPLED
+    assert found.macro_auroc_interval is not None
     assert on_cpu < 2 or images > 2485

@@ -51,19 +51,25 @@ def resampled_counts(
     """`scores.count` under each draw: arrays of [draws, classes]. `unit_n` is the unit of each image."""
     right_n = truth_n == prediction_n
     return Counts(
-        _sums_by_class(truth_n[right_n], unit_n[right_n], classes, weights_ud),
-        _sums_by_class(truth_n, unit_n, classes, weights_ud),
-        _sums_by_class(prediction_n, unit_n, classes, weights_ud),
+        sums_by_class(truth_n[right_n], unit_n[right_n], classes, weights_ud),
+        sums_by_class(truth_n, unit_n, classes, weights_ud),
+        sums_by_class(prediction_n, unit_n, classes, weights_ud),
     )
 
 
-def _sums_by_class(class_n: NDArray[Any], unit_n: NDArray[Any], classes: int, weights_ud: Weights) -> Floats:
+def sums_by_class(
+    class_n: NDArray[Any],
+    unit_n: NDArray[Any],
+    classes: int,
+    weights_ud: Weights,
+    values_n: NDArray[np.float64] | None = None,
+) -> Floats:
+    """[draws, classes]: the weights of the images of each class, or what these values sum to under them."""
     from scipy.sparse import csr_array
 
-    images_ku = csr_array(
-        (np.ones(len(class_n), dtype=np.float32), (class_n, unit_n)), shape=(classes, len(weights_ud))
-    )
     # Whole numbers below 2**24 are exact in float32; their ratios are wanted in double precision.
+    values_n = np.ones(len(class_n)) if values_n is None else values_n
+    images_ku = csr_array((values_n.astype(weights_ud.dtype), (class_n, unit_n)), shape=(classes, len(weights_ud)))
     return np.asarray((images_ku @ weights_ud).T, dtype=np.float64)
 
 

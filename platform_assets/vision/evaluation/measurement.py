@@ -22,16 +22,15 @@ from platform_assets.vision.evaluation.bootstrap import (
 )
 from platform_assets.vision.evaluation.metrics import HEADLINES, ClassMetrics, CoarseMetrics, Interval, Metrics
 from platform_assets.vision.evaluation.probability_scores import (
-    CALIBRATION_BINS,
     brier_of_images,
     calibration_error,
     calibration_gaps,
 )
 from platform_assets.vision.evaluation.ranking_scores import (
-    MOST_IMAGES_RESAMPLED,
     Rankings,
+    RankingTerms,
     mean_where_defined,
-    ranking_influences,
+    ranking_terms,
     rankings,
     resampled_rankings,
 )
@@ -84,8 +83,8 @@ class Evaluated:
         return found
 
     @cached_property
-    def rankings(self) -> Rankings:
-        return rankings(self.log_probabilities_nk, self.truth_n)
+    def ranking_terms(self) -> RankingTerms:
+        return ranking_terms(self.log_probabilities_nk, self.truth_n)
 
     @cached_property
     def confidence_n(self) -> NDArray[np.float64]:
@@ -105,7 +104,9 @@ def metrics_of(
     confusion_kk = np.bincount(truth_n.astype(np.int64) * classes + prediction_n, minlength=classes * classes)
     confusion_kk = confusion_kk.reshape(classes, classes)
     means = {name: values_n.mean() for name, values_n in evaluated.of_images.items()}
-    figures = _figures(counts, means) | _ranked(evaluated.rankings)
+    ranked = rankings(evaluated.ranking_terms, truth_n, classes)
+    figures = _figures(counts, means)
+    figures |= {"macro_auroc": mean_where_defined(ranked.auroc), "macro_ap": mean_where_defined(ranked.ap)}
     figures["ece"] = np.asarray(calibration_error(evaluated.confidence_n, evaluated.right_n))
     found = {name: _or_none(value) for name, value in figures.items()}
     intervals = _intervals(evaluated, figures, seed)
@@ -118,13 +119,9 @@ def metrics_of(
         **{name: found.get(name) for name in (*HEADLINES, "mean_cost")},
         **{f"{name}_interval": intervals.get(name) for name in HEADLINES},
         coarse=_coarse(confusion_kk, evaluated.rules.coarse, intervals.get("coarse_top1")),
-        per_class=_per_class(counts, evaluated.rankings, label_map),
+        per_class=_per_class(counts, ranked, label_map),
         confusion=_rows(confusion_kk),
     )
-
-
-def _ranked(found: Rankings) -> dict[str, Floats]:
-    return {"macro_auroc": mean_where_defined(found.auroc), "macro_ap": mean_where_defined(found.ap)}
 
 
 def _figures(counts: Counts, means: dict[str, Any]) -> dict[str, Floats]:
@@ -151,29 +148,22 @@ def _intervals(evaluated: Evaluated, figures: dict[str, Floats], seed: int) -> d
 
 
 def _sums_of_units(evaluated: Evaluated) -> NDArray[np.float32]:
-    """[units, columns]: `of_images`, the number of images, the gaps of ECE's bins and, of many images, what moves rankings."""
-    truth_n = evaluated.truth_n
-    columns = [*(values_n[:, None] for values_n in evaluated.of_images.values()), np.ones((len(truth_n), 1))]
-    columns.append(calibration_gaps(evaluated.confidence_n, evaluated.right_n))
-    if len(truth_n) > MOST_IMAGES_RESAMPLED:
-        columns.append(ranking_influences(evaluated.log_probabilities_nk, truth_n))
-    return sums_by_unit(np.hstack(columns), evaluated.unit_n, evaluated.units)
+    """[units, columns]: `of_images`, the number of images, and the gaps of ECE's bins."""
+    columns = [*evaluated.of_images.values(), np.ones(len(evaluated.truth_n))]
+    gaps_nb = calibration_gaps(evaluated.confidence_n, evaluated.right_n)
+    return sums_by_unit(np.hstack([np.stack(columns, axis=1), gaps_nb]), evaluated.unit_n, evaluated.units)
 
 
 def _resampled(evaluated: Evaluated, sums_um: NDArray[np.float32], weights_ud: Weights) -> dict[str, Floats]:
     sums_md = (sums_um.T @ weights_ud).astype(np.float64)
     names = list(evaluated.of_images)
-    images_d, gaps_bd, moves_rd = np.split(sums_md[len(names) :], [1, 1 + CALIBRATION_BINS])
+    images_d, gaps_bd = sums_md[len(names)], sums_md[len(names) + 1 :]
     means = dict(zip(names, sums_md[: len(names)] / images_d, strict=True))
     truth_n, prediction_n, unit_n = evaluated.truth_n, evaluated.prediction_n, evaluated.unit_n
     counts = resampled_counts(truth_n, prediction_n, unit_n, evaluated.classes, weights_ud)
-    found = {**_figures(counts, means), "ece": np.abs(gaps_bd).sum(axis=0) / images_d[0]}
-    if len(moves_rd):
-        values = _ranked(evaluated.rankings)
-        return found | {name: np.clip(values[name] + moves_rd[row], 0, 1) for row, name in enumerate(values)}
-    alone = np.array_equal(unit_n, np.arange(len(unit_n)))
-    weights_nd = weights_ud if alone else weights_ud[unit_n]
-    return found | _ranked(resampled_rankings(evaluated.log_probabilities_nk, truth_n, weights_nd))
+    auroc_d, ap_d = resampled_rankings(evaluated.ranking_terms, truth_n, unit_n, evaluated.classes, weights_ud)
+    ece_d = np.abs(gaps_bd).sum(axis=0) / images_d
+    return {**_figures(counts, means), "macro_auroc": auroc_d, "macro_ap": ap_d, "ece": ece_d}
 
 
 def _coarse(confusion_kk: NDArray[Any], coarse: CoarseLabels | None, interval: Interval | None) -> CoarseMetrics | None:

@@ -56,9 +56,8 @@ class Metrics(BaseModel):
 
     Intervals are 95 % bootstraps over `units`: groups of images where the records have groups, images elsewhere. They are
     percentiles; of `ece` reflected about the figure (basic), because resampling adds to it what sampling has added before.
-    None where a resample leaves the figure undefined. A class of few images is missing from many resamples: intervals of
-    macro averages say little then. Rankings of more than 6,000 images are resampled to first order, where no class is ever
-    missing: with many such classes those intervals are too narrow.
+    None where a resample leaves the figure undefined. AUROC and AP are resampled to first order (`ranking_scores.py`). A class
+    of few images is missing from many resamples: intervals of macro averages say little then.
 
     What has a default is missing in files that older versions wrote.
     """
