@@ -96,8 +96,11 @@ def interval_where_defined(draws: Floats) -> Interval | None:
 
 
 def error_interval(draws: Floats, error: float) -> Interval | None:
-    """Of a calibration error: the draws reflected about it (basic), because resampling adds to it what sampling has added."""
+    """Of a calibration error: the draws reflected about it (basic), because resampling adds to it what sampling has added.
+
+    Where that is more than their spread, the whole would lie below the error: it reaches up to it at least.
+    """
     if (found := interval_where_defined(draws)) is None:
         return None
     low, high = found
-    return min(max(2 * error - high, 0.0), 1.0), min(max(2 * error - low, 0.0), 1.0)
+    return min(max(2 * error - high, 0.0), 1.0), min(max(2 * error - low, error), 1.0)

@@ -89,9 +89,10 @@ def test_percentile_interval__refuses_a_draw_that_is_no_number() -> None:
     assert interval_where_defined(np.array([0.5, 0.5])) == (0.5, 0.5)
 
 
-def test_error_interval__is_reflected_and_stays_between_none_and_all() -> None:
+def test_error_interval__is_reflected_holds_the_error_and_stays_between_none_and_all() -> None:
     draws = np.linspace(0.1, 0.9, 1001)
     assert error_interval(draws, 0.5) == pytest.approx((0.12, 0.88))
     assert error_interval(draws, 0.6) == pytest.approx((0.32, 1.0)), "three images, one of them right, at 0.9"
     assert error_interval(draws, 0.3) == pytest.approx((0.0, 0.48))
+    assert error_interval(draws, 0.05) == (0.0, 0.05), "all draws are larger: it holds the error itself"
     assert error_interval(np.append(draws, np.nan), 0.5) is None
