@@ -103,7 +103,7 @@ def test_resampled_rankings__move_as_fast_as_what_scikit_learn_weighs(decimals: 
         ]
 
     assert moved(np.ones(40)) == pytest.approx(means(np.ones(40)))
-    for row in range(39):
+    for row in range(0, 39, 3):
         # As in a resample, what one image gains another one loses.
         step_n = 1e-4 * ((np.arange(40) == row).astype(float) - (np.arange(40) == row + 1))
         wanted, found = (np.subtract(of(1 + step_n), of(1 - step_n)) / 2e-4 for of in (means, moved))
