@@ -43,7 +43,12 @@ class Recipe(NamedTuple):
         return f"{self.size_px} px, {self.epochs} epochs{more}"
 
 
-RECIPES = (Recipe(96, 100, {}), Recipe(128, 55, {}), Recipe(96, 100, {"mixup": 0.2, "random_erasing": 0.25}))
+RECIPES = (
+    Recipe(96, 140, {}),
+    Recipe(96, 100, {}),
+    Recipe(128, 55, {}),
+    Recipe(96, 100, {"mixup": 0.2, "random_erasing": 0.25}),
+)
 
 
 def elpv_records() -> tuple[Path, pl.DataFrame, LabelMap]:
