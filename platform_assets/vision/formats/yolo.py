@@ -217,7 +217,9 @@ def write_yolo(records: pl.DataFrame, label_map: LabelMap, root: Path, folder: P
         content: dict[str, object] = {"path": "."}
         content |= {part: f"images/{part}" for part in present_parts(images)}
         content["names"] = dict(enumerate(label_map.names))
-        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        # PyYAML writes U+0085, a line break of YAML 1.1, as it is, and then reads a space: it is escaped, and all else with it.
+        readable = not any("\x85" in name for name in label_map.names)
+        text = yaml.safe_dump(content, allow_unicode=readable, sort_keys=False)
         (fresh / "data.yaml").write_text(text, encoding="utf-8")
 
 

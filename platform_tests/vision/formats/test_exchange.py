@@ -57,6 +57,7 @@ ODD_NAMES += (
     "back\\slash",
     "%20",
     "null\u200b",
+    "next\u0085line",
 )
 
 
@@ -131,6 +132,14 @@ AB = LabelMap(names=("b", "a"))
 
 def listed(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+def test_exchange__every_odd_name_comes_back(kind: str, tmp_path: Path) -> None:
+    names = tuple(dict.fromkeys(filter(None, map(normal_label, ODD_NAMES))))
+    records = records_of(tmp_path / "root", [(MADE[0], name, "train", None) for name in names[:1]])
+    write_as(kind, records, LabelMap(names=names), tmp_path / "root", tmp_path / "out")
+    assert source_of(kind, tmp_path / "out", LabelMap(names=names)).read(tmp_path / "out").classes == names
 
 
 @pytest.mark.parametrize("kind", KINDS)
