@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from platform_assets.components.vector_steps import MIN_COSINE
-from platform_assets.vision.images.decoding import decode_rgb, inspect_image
+from platform_assets.vision.images.decoding import decode_rgb
+from platform_assets.vision.images.image_facts import inspect_image
 from platform_assets.vision.networks.embedding import embed
 from platform_assets.vision.networks.engines import choose_engine
 from platform_assets.vision.networks.weights import load_backbone

@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.evaluation.predictions import compute_metrics, predictions_frame
+from platform_tests.vision.evaluation.test_ranking_scores import held
 from platform_tests.vision.simulated_models import Setting, declared_different, leads, p_values
 
 REPETITIONS, ALPHA = 2000, 0.05
@@ -103,3 +104,12 @@ def test_bench_metrics__seconds_of_one_part(images: int, classes: int) -> None:
     print(f"\n{images} images, {classes} classes: {seconds:.2f} s, {on_cpu:.2f} of CPU")
     assert found.macro_auroc_interval is not None
     assert on_cpu < 2 or images > 2485
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("images", [30, 80, 150, 600])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_bench_rankings__intervals_hold_the_truth(images: int, classes: int) -> None:
+    auroc, ap = np.mean(held(images, 400, classes=classes), axis=0)
+    print(f"\n| {images} | {classes} | {auroc:.3f} | {ap:.3f} |")
+    assert min(auroc, ap) > 0.85

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from platform_assets.vision.images.decoding import ImageFacts, RejectReason, UnreadableImage, inspect_image
+from platform_assets.vision.images.decoding import RejectReason, UnreadableImage
+from platform_assets.vision.images.image_facts import ImageFacts, inspect_image
 from platform_assets.vision.images.perceptual_hash import phashes
 
 if TYPE_CHECKING:

@@ -161,7 +161,7 @@ def _resampled(evaluated: Evaluated, sums_um: NDArray[np.float32], weights_ud: W
     means = dict(zip(names, sums_md[: len(names)] / images_d, strict=True))
     truth_n, prediction_n, unit_n = evaluated.truth_n, evaluated.prediction_n, evaluated.unit_n
     counts = resampled_counts(truth_n, prediction_n, unit_n, evaluated.classes, weights_ud)
-    auroc_d, ap_d = resampled_rankings(evaluated.ranking_terms, truth_n, unit_n, evaluated.classes, weights_ud)
+    auroc_d, ap_d = resampled_rankings(evaluated.ranking_terms, truth_n, unit_n, counts.truths, weights_ud)
     ece_d = np.abs(gaps_bd).sum(axis=0) / images_d
     return {**_figures(counts, means), "macro_auroc": auroc_d, "macro_ap": ap_d, "ece": ece_d}
 

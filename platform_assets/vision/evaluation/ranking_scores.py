@@ -84,23 +84,22 @@ def rankings(terms: RankingTerms, truth_n: NDArray[Any], classes: int) -> Rankin
 
 
 def resampled_rankings(
-    terms: RankingTerms, truth_n: NDArray[Any], unit_n: NDArray[Any], classes: int, weights_ud: Weights
+    terms: RankingTerms, truth_n: NDArray[Any], unit_n: NDArray[Any], images_dk: Floats, weights_ud: Weights
 ) -> tuple[Floats, Floats]:
-    """The mean AUROC and the mean AP over the classes that are in each draw.
+    """The mean AUROC and the mean AP over the classes that are in each draw; `images_dk` is how many images of each are.
 
     The images of a class are drawn with their figures; what the weights of others do to these is taken to first order
     (the linear bootstrap, Davison and Hinkley 1997, section 2.7), so that the time does not grow with the square of the
-    images. Copies of one image do not stand before each other, as they would if rankings were computed anew: that lifts
-    the AP of rare classes, and its intervals hold the truth less often (2026-11, 60 images of 4 classes: 0.89 and 0.96).
+    images. Of some 80 images in all the intervals are a little narrow (docs/benchmarks.md).
     """
-    drawn_dk = sums_by_class(truth_n, unit_n, classes, weights_ud)
+    classes = images_dk.shape[1]
     found = []
     for score in (0, 1):
         own_n, moved_n, others_n = (each[:, score] for each in terms)
         own_dk = sums_by_class(truth_n, unit_n, classes, weights_ud, own_n)
         moved_dk = sums_by_class(truth_n, unit_n, classes, weights_ud, moved_n)
         with np.errstate(invalid="ignore"):
-            of_class_dk = own_dk / drawn_dk + moved_dk - np.bincount(truth_n, moved_n, classes)
+            of_class_dk = own_dk / images_dk + moved_dk - np.bincount(truth_n, moved_n, classes)
         others_u = np.bincount(unit_n, others_n, len(weights_ud))
         # Weights of a draw sum to the units: less its mean, this is what they move the mean over the classes by.
         others_u = (others_u - others_u.mean()).astype(weights_ud.dtype)

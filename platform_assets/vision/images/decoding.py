@@ -22,7 +22,6 @@ from PIL import (
 )
 
 from platform_assets.vision.images.jpeg_headers import plain_jpeg
-from platform_assets.vision.images.perceptual_hash import frequencies, phashes
 
 if TYPE_CHECKING:
     from platform_assets.vision.images.cropping import BoxCrop
@@ -80,9 +79,9 @@ _PILLOW_ERRORS = (
     MemoryError,
 )
 
-_ON_ITS_SIDE = (5, 6, 7, 8)
-_TURNED = (2, 3, 4, *_ON_ITS_SIDE)
-# Facts are taken of the picture at half its sides from this length of the shorter one on; see ImageFacts.
+ON_ITS_SIDE = (5, 6, 7, 8)
+TURNED = (2, 3, 4, *ON_ITS_SIDE)
+# Facts are taken of the picture at half its sides from this length of the shorter one on; see image_facts.py.
 _HALF_FROM_PX = 128
 _SCAN, _COMMON_HEADER_BYTES = b"\xff\xda", 2048
 
@@ -104,27 +103,6 @@ class UnreadableImage(ValueError):
         self.detail = detail
 
 
-class ImageFacts(NamedTuple):
-    """What a full decode shows. Sizes after EXIF rotation; mode and format as stored; mean and std 0 to 1, of RGB.
-
-    Mean, std and `frequencies` (of the perceptual hash: `phashes` takes those of many pictures at once) are of a reduced
-    picture: half its sides where the shorter one has 128 pixels, a quarter from 512, an eighth from 1,024. The mean stays
-    (a hundredth at most), the std loses the finest detail: of photographs 1 % in the median at 300 px and 3 % at 128 px.
-    """
-
-    width: int
-    height: int
-    mode: str
-    format: str
-    frequencies: NDArray[np.float64]
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
-
-    @property
-    def phash(self) -> str:
-        return phashes(self.frequencies[None]).tobytes().hex()
-
-
 def decode_rgb(
     data: bytes, *, max_pixels: int = MAX_PIXELS, crop: BoxCrop | None = None, decoder: Decoder = "libjpeg-turbo"
 ) -> NDArray[np.uint8]:
@@ -134,54 +112,15 @@ def decode_rgb(
     byte). The real format counts, not a file name. The size is read and judged before pixels are decoded.
     Raises UnreadableImage, and BadBox when the crop misses the picture.
     """
-    decoded = _decode(data, max_pixels, reduced=False, decoder=decoder)
+    decoded = decode(data, max_pixels, reduced=False, decoder=decoder)
     pixels_hwc = np.asarray(decoded.pixels)
     if crop is not None:
         # Before the picture is turned: boxes are in pixels of the file as stored.
         pixels_hwc = pixels_hwc[crop.window(pixels_hwc.shape[1], pixels_hwc.shape[0])]
-    return _upright(pixels_hwc, decoded.orientation)
+    return upright(pixels_hwc, decoded.orientation)
 
 
-def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
-    """Facts from a full decode. Raises UnreadableImage.
-
-    A JPEG is decoded at the reduced size: of each block the low frequencies become pixels, but all its data are read, and
-    damage to them is found as in `decode_rgb`.
-    """
-    import cv2
-
-    decoded = _decode(data, max_pixels, reduced=True)
-    pixels_hwc, (width, height) = np.asarray(decoded.pixels), decoded.size
-    grey_hw = _grey(pixels_hwc, decoded.orientation)
-    if decoded.orientation in _ON_ITS_SIDE:
-        width, height = height, width
-    mean, std = ([level / 255 for (level,) in levels[:3].tolist()] for levels in cv2.meanStdDev(pixels_hwc))
-    return ImageFacts(
-        width=width,
-        height=height,
-        mode=decoded.mode,
-        format=decoded.format,
-        frequencies=frequencies(grey_hw),
-        pixel_mean=(mean[0], mean[1], mean[2]),
-        pixel_std=(std[0], std[1], std[2]),
-    )
-
-
-def decode_grey(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """[height, width], upright, of the reduced picture that the facts are of. Raises UnreadableImage."""
-    decoded = _decode(data, max_pixels, reduced=True)
-    return _grey(np.asarray(decoded.pixels), decoded.orientation)
-
-
-def _grey(pixels_hwc: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
-    import cv2
-
-    to_grey = cv2.COLOR_RGBA2GRAY if pixels_hwc.shape[2] == 4 else cv2.COLOR_RGB2GRAY
-    grey_hw = cv2.cvtColor(pixels_hwc, to_grey).astype(np.uint8, copy=False)
-    return _upright(grey_hw, orientation) if orientation in _TURNED else grey_hw
-
-
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
     """Pixels as stored, not yet upright: libjpeg-turbo's array, or Pillow's picture. `size` (width, height) is the file's."""
 
     pixels: NDArray[np.uint8] | Image.Image
@@ -191,7 +130,8 @@ class _Decoded(NamedTuple):
     orientation: object
 
 
-def _decode(data: bytes, max_pixels: int, *, reduced: bool, decoder: Decoder = "libjpeg-turbo") -> _Decoded:
+def decode(data: bytes, max_pixels: int, *, reduced: bool, decoder: Decoder = "libjpeg-turbo") -> Decoded:
+    """As it is stored, or the `reduced` picture that facts are taken of. Raises UnreadableImage."""
     if not data:
         raise UnreadableImage("empty_file", "0 bytes")
     turbo = decoder == "libjpeg-turbo"
@@ -212,7 +152,7 @@ def _decode(data: bytes, max_pixels: int, *, reduced: bool, decoder: Decoder = "
                 pixels = _as_rgb(image)
                 if reduced and (factor := _reduction(width, height)) > 1:
                     pixels = pixels.reduce(factor)
-            return _Decoded(pixels, (width, height), mode, kind, image.getexif().get(0x0112, 1))
+            return Decoded(pixels, (width, height), mode, kind, image.getexif().get(0x0112, 1))
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -222,7 +162,7 @@ def _decode(data: bytes, max_pixels: int, *, reduced: bool, decoder: Decoder = "
         raise UnreadableImage("truncated" if cut_off else "corrupt", str(error) or repr(error)) from error
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int, *, reduced: bool) -> _Decoded | None:
+def _decode_plain_jpeg(data: bytes, max_pixels: int, *, reduced: bool) -> Decoded | None:
     """As by Pillow's header and libjpeg-turbo's pixels, or None: whatever is odd goes the longer way to its reason."""
     # Most of a set's JPEGs begin alike, and looking for the end of that takes an eighth of the time of reading it.
     end = data.find(_SCAN, 0, _COMMON_HEADER_BYTES)
@@ -233,7 +173,7 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int, *, reduced: bool) -> _Decod
     if width * height > min(max_pixels, MAX_PIXELS):
         return None
     try:
-        return _Decoded(_turbo_pixels(data, width, height, reduced=reduced), (width, height), mode, "JPEG", 1)
+        return Decoded(_turbo_pixels(data, width, height, reduced=reduced), (width, height), mode, "JPEG", 1)
     except ValueError:
         return None
 
@@ -308,9 +248,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
+def upright(pixels: NDArray[np.uint8], orientation: object) -> NDArray[np.uint8]:
     """Undoes the EXIF orientation (tag 0x0112, values 2 to 8) of [height, width, ...]; any other means as stored."""
-    if orientation in _ON_ITS_SIDE:
+    if orientation in ON_ITS_SIDE:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]

@@ -136,7 +136,7 @@ def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
-    from platform_assets.vision.images.decoding import decode_grey
+    from platform_assets.vision.images.image_facts import decode_grey
 
     thumbnails_nhw = np.empty((len(paths), _SIDE_PX, _SIDE_PX), dtype=np.uint8)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from platform_assets.vision.datasets.file_facts import NOT_READ, take_facts
-from platform_assets.vision.images.decoding import inspect_image
+from platform_assets.vision.images.image_facts import inspect_image
 from platform_tests.vision.pictures import encoded, noise, png, write
 
 LIMIT_PX = 1_000_000

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from platform_assets.vision.images.decoding import UnreadableImage, decode_rgb, inspect_image
+from platform_assets.vision.images.decoding import UnreadableImage, decode_rgb
+from platform_assets.vision.images.image_facts import inspect_image
 from platform_tests.vision.pictures import encoded, noise, png
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from platform_assets.vision.images.decoding import inspect_image
+from platform_assets.vision.images.image_facts import inspect_image
 from platform_assets.vision.quality import near_duplicates as module
 from platform_assets.vision.quality.near_duplicates import (
     near_by_vectors,
