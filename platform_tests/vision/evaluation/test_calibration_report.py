@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platform_assets.vision.evaluation.calibration import calibrate
+from platform_assets.vision.evaluation.calibration import calibrate, softmax
 from platform_assets.vision.evaluation.calibration_report import CalibrationReport, report
+from platform_assets.vision.evaluation.probability_scores import calibration_error
 from platform_assets.vision.recipes.uncertainty_options import UncertaintyOptions
 from platform_tests.vision.evaluation.test_calibration import overconfident
 
@@ -41,6 +42,17 @@ def test_report__figures_by_hand() -> None:
     assert (found.covered, found.mean_set_size) == (0.75, 1.25)
     assert (found.answered, found.answered_right) == (0.5, 1.0)
     assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean())
+
+
+def test_report__errors_are_those_of_their_bins_and_temperature() -> None:
+    logits_nk, truth_n = overconfident(300, 7)
+    found, right_n = report(CALIBRATION, logits_nk, truth_n), logits_nk.argmax(axis=1) == truth_n
+    for suffix, temperature in (("_before", 1.0), ("", CALIBRATION.temperature)):
+        confidence_n = softmax(logits_nk / temperature).max(axis=1)
+        for name, adaptive in (("ece", False), ("adaptive_ece", True)):
+            wanted = calibration_error(confidence_n, right_n, adaptive=adaptive)
+            assert getattr(found, f"{name}{suffix}") == pytest.approx(wanted), f"{name}{suffix}"
+    assert len({found.ece, found.ece_before, found.adaptive_ece, found.adaptive_ece_before}) == 4
 
 
 def test_intervals__are_as_wide_as_figures_spread_over_new_images() -> None:
