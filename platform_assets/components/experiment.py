@@ -115,10 +115,8 @@ def _embeddings(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDe
 
 
 def _label_issues(spec: ExperimentSpec, dataset: VisionDatasetSpec) -> dg.AssetsDefinition:
-    kinds, code = (
-        {"scikitlearn", "parquet"},
-        ["vision.quality.label_faults", "vision.quality.reviews", "vision.quality.label_studio"],
-    )
+    kinds = {"scikitlearn", "parquet"}
+    code = [f"vision.quality.{name}" for name in ("label_faults", "near_duplicates", "reviews", "label_studio")]
     asset = experiment_asset(spec, "label_issues", vector_steps.LABEL_ISSUES, ["embeddings"], kinds=kinds, code=code)
 
     @dg.multi_asset(

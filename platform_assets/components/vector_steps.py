@@ -1,4 +1,4 @@
-"""What the cached vectors say of the data: labels they speak against, ranked for review, and look-alikes in two parts."""
+"""What the cached vectors say of the data: labels they speak against, ranked for review, and copies in two parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ LABEL_ISSUES = (
 TO_REVIEW, TASKS, CONFIG = "to_review.csv", "label_studio_tasks.json", "label_studio_config.xml"
 _TOGETHER = "kept_together"
 """The column that names what no fold may part: all that the dataset says is not independent."""
-MIN_COSINE = 0.95
 MOST_COMPARED = 20_000
 """Images; all pairs of more take minutes."""
 
@@ -50,7 +49,7 @@ def checks(spec: ExperimentSpec) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             "vectors_show_no_copy_in_two_parts",
             asset=asset,
-            description="No two images whose vectors nearly coincide stand in two parts.",
+            description="No two images that vectors bring together, and whose pixels then agree, stand in two parts.",
         ),
     ]
 
@@ -71,7 +70,7 @@ def label_issues(
     code = code_version("vision.quality.label_faults")
     made_by = data_version(*judged, code, *(group or "" for group in together)).value
     vectors = held_vectors(inputs, cache, row, frozen_backbones(inputs)[0].preprocessing)
-    look_alikes = _look_alikes(inputs, vectors)
+    copies = _copies(context, inputs, tables, vectors, data_version(*judged).value)
     found = _kept(tables, key, made_by)
     if found is not None:
         context.log.info("nothing changed, the label issues are taken as they are")
@@ -82,11 +81,11 @@ def label_issues(
                 grouped = inputs.records.with_columns(together.alias(_TOGETHER))
                 found = label_faults(grouped, vectors, inputs.label_map, group_by=_TOGETHER)
             except CannotJudgeLabels as error:
-                return _not_judged(str(error), version, look_alikes)
+                return _not_judged(str(error), version, copies)
     tables.write_version(key, made_by, found)
     found = found.with_columns(is_fault=pl.col("is_fault") & ~pl.col("image_id").is_in(settled))
     reviews = _for_reviewers(inputs, found, tables, files.reviews(*inputs.spec.key, made_by))
-    return _result(inputs, found, reviews, version, look_alikes)
+    return _result(inputs, found, reviews, version, copies)
 
 
 def _embedded(inputs: Inputs, tables: Tables) -> Embedded:
@@ -115,30 +114,40 @@ def _settled(inputs: Inputs, tables: Tables) -> list[str]:
     return sorted(tables.read([inputs.spec.dataset, "overrides"]).filter("applied")["image_id"])
 
 
-def _look_alikes(inputs: Inputs, vectors: pl.DataFrame) -> dg.AssetCheckResult:
+def _copies(
+    context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, vectors: pl.DataFrame, judged: str
+) -> dg.AssetCheckResult:
+    """The check on copies in two parts; images and vectors (`judged`) that were compared before are not compared again."""
     import polars as pl
 
     from platform_assets.vision.datasets.splits import split_leaks
-    from platform_assets.vision.quality.near_duplicates import near_by_vectors
+    from platform_assets.vision.quality.near_duplicates import near_duplicates_by_vectors
 
-    compared = vectors.height <= MOST_COMPARED
-    none = pl.DataFrame(schema={"image_id": pl.String, "other_id": pl.String})
-    pairs = near_by_vectors(vectors, MIN_COSINE) if compared else none
-    leaks = split_leaks(inputs.records, near=pairs).filter(pl.col("kind") == "near_duplicate")
-    said = (
-        f"{leaks.height} pairs stand in two parts; look at them, and keep copies together by split: {{kind: grouped}}"
+    records, key = inputs.records, [*inputs.spec.key, "copies_by_vectors"]
+    if records.height > MOST_COMPARED:
+        return _copies_result(None, f"not compared: over {MOST_COMPARED:,} images")
+    made_by = data_version(judged, code_version("vision.quality.near_duplicates")).value
+    pairs = _kept(tables, key, made_by)
+    if pairs is None:
+        context.log.info(f"looking for copies among {records.height:,} images by their vectors")
+        with show.stops_cleanly("Nothing was written."):
+            pairs = near_duplicates_by_vectors(records, vectors, lambda path: (inputs.root / path).read_bytes())
+        tables.write_version(key, made_by, pairs)
+    leaks = split_leaks(records, near=pairs).filter(pl.col("kind") == "near_duplicate")
+    cure = (
+        "split: {kind: grouped} keeps together those that are near duplicates by hash too, `overrides` can exclude one"
     )
+    return _copies_result(leaks, f"{leaks.height} pairs stand in two parts: {cure}" if leaks.height else None)
+
+
+def _copies_result(leaks: pl.DataFrame | None, said: str | None) -> dg.AssetCheckResult:
+    found = {} if leaks is None else {"pairs": leaks.height, "found": show.table(leaks, max_rows=20)}
     return dg.AssetCheckResult(
         check_name="vectors_show_no_copy_in_two_parts",
-        passed=compared and leaks.is_empty(),
+        passed=leaks is not None and leaks.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
-        description=said if leaks.height else None if compared else f"not compared: over {MOST_COMPARED:,} images",
-        metadata={
-            "pairs": leaks.height,
-            "threshold": 0,
-            "min_cosine": MIN_COSINE,
-            "found": show.table(leaks, max_rows=20),
-        },
+        description=said,
+        metadata={"threshold": 0, **found},
     )
 
 
@@ -172,7 +181,7 @@ def _result(
     found: pl.DataFrame,
     reviews: Path | None,
     version: dg.DataVersion,
-    look_alikes: dg.AssetCheckResult,
+    copies: dg.AssetCheckResult,
 ) -> dg.MaterializeResult[Any]:
     from platform_assets.vision.views.galleries import captioned_sheet
 
@@ -192,7 +201,7 @@ def _result(
             **{name: dg.MetadataValue.path(f"{reviews}/{file}") for name, file in named.items()},
         },
         check_results=[
-            look_alikes,
+            copies,
             dg.AssetCheckResult(
                 check_name="labels_are_beyond_doubt",
                 passed=doubtful.is_empty(),
@@ -210,12 +219,12 @@ def _too_rare(inputs: Inputs, found: pl.DataFrame) -> str:
     return f"; not judged, for they have too few images: {', '.join(rare)}" if rare else ""
 
 
-def _not_judged(why: str, version: dg.DataVersion, look_alikes: dg.AssetCheckResult) -> dg.MaterializeResult[Any]:
+def _not_judged(why: str, version: dg.DataVersion, copies: dg.AssetCheckResult) -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(
         data_version=version,
         metadata={"not_judged": dg.MetadataValue.md(why)},
         check_results=[
-            look_alikes,
+            copies,
             dg.AssetCheckResult(
                 check_name="labels_are_beyond_doubt",
                 passed=False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class Tables:
             raise TableConflict(
                 f"{_name(key)}: version {version} exists with other rows; give the new rows a new version"
             )
-        _write(self._path(key, WHOLE), frame, version=version)
+        _put(self._path(key, WHOLE), lambda whole: shutil.copyfile(path, whole))
         return path
 
     def read(
@@ -134,10 +135,14 @@ class Tables:
 
 
 def _write(path: Path, frame: pl.DataFrame, version: str | None = None) -> Path:
+    return _put(path, lambda whole: frame.write_parquet(whole, metadata={_VERSION_KEY: version} if version else None))
+
+
+def _put(path: Path, make: Callable[[Path], object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         whole = Path(folder, "table")
-        frame.write_parquet(whole, metadata={_VERSION_KEY: version} if version else None)
+        make(whole)
         whole.replace(path)
     return path
 

@@ -43,7 +43,11 @@ from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.quality.findings import Findings
 from platform_assets.vision.quality.image_faults import image_faults, scores_by_pixels
 from platform_assets.vision.quality.label_faults import label_faults
-from platform_assets.vision.quality.near_duplicates import near_by_vectors, near_duplicate_groups, near_duplicates
+from platform_assets.vision.quality.near_duplicates import (
+    near_duplicate_groups,
+    near_duplicates,
+    near_duplicates_by_vectors,
+)
 from platform_assets.vision.quality.record_schema import schema_problems
 from platform_assets.vision.quality.shift import shift
 from platform_assets.vision.recipes.resolving import Protocol, ResolvedTrial, resolve_trial
@@ -205,7 +209,7 @@ class Plain:
 
     def judge_labels(self) -> None:
         vectors = next(iter(self.vectors.values()))
-        near_by_vectors(vectors, 0.95)
+        near_duplicates_by_vectors(self.records, vectors, self.load)
         found = label_faults(self.records, vectors, self.label_map)
         self.tables.write(["label_issues"], found)
         worst = list(found.filter("is_fault")["path"].head(32))

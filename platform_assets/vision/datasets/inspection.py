@@ -35,7 +35,6 @@ _CONTENT_SCHEMA = {"bytes": pl.Int64, "reason": pl.String, "detail": pl.String, 
 _FILE_SCHEMA = {"path": pl.String, "image_id": pl.String, **_CONTENT_SCHEMA}
 FACTS_SCHEMA = {"image_id": pl.String, "made_by": pl.String, **_CONTENT_SCHEMA}
 
-CHUNK_BYTES = 1 << 20
 _FILES_PER_TASK = 16
 _FILES_PER_PROCESS_TASK = 128
 _FILES_PER_PACK = 8192

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from platform_assets.vision.datasets.inspection import CHUNK_BYTES, Known, in_threads, inspect_files
+from platform_assets.vision.datasets.inspection import Known, in_threads, inspect_files
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.datasets.sources import RECORD_COLUMNS, BadSource, Candidates, KeptImages, rejected_frame
 from platform_assets.vision.images.decoding import MAX_PIXELS, RejectReason
@@ -19,6 +20,8 @@ from platform_assets.vision.images.decoding import MAX_PIXELS, RejectReason
 if TYPE_CHECKING:
     from platform_assets.vision.images.decoding_ahead import DecodingAhead
 
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_CHUNK_BYTES = 1 << 16
 _HASH_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "mtime_ns": pl.Int64, "sha256": pl.String}
 
 
@@ -90,10 +93,11 @@ def hash_files(root: Path, paths: Sequence[str], known: pl.DataFrame | None = No
     A hash from `known`, an earlier result, is used again where path, size and modification time agree.
     """
     hashed = {} if known is None else {row[:3]: row[3] for row in known.select(*_HASH_SCHEMA).iter_rows()}
+    folder = str(root)
 
     def row_of(path: str) -> tuple[str, int, int, str]:
-        place = root / path
-        found = place.stat()
+        place = f"{folder}/{path}"  # a Path takes fifty times as long to make
+        found = os.stat(place)  # noqa: PTH116
         facts = (path, found.st_size, found.st_mtime_ns)
         return (*facts, hashed.get(facts) or _sha256(place))
 
@@ -102,17 +106,18 @@ def hash_files(root: Path, paths: Sequence[str], known: pl.DataFrame | None = No
 
 def source_version(hashes: pl.DataFrame) -> str:
     """The data version of a source: SHA-256 (hex) over its sorted (path, sha256). Times and row order do not count."""
-    digest = hashlib.sha256()
-    for path, sha256 in sorted(hashes.select("path", "sha256").iter_rows()):
-        digest.update(f"{path}\0{sha256}\n".encode())
-    return digest.hexdigest()
+    line = pl.concat_str("path", pl.lit("\0"), "sha256", pl.lit("\n"))
+    lines = hashes.sort("path", "sha256").select(line.str.join(""))
+    return hashlib.sha256(lines.item().encode()).hexdigest()
 
 
-def _sha256(place: Path) -> str:
-    with place.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK_BYTES):
+def _sha256(place: str) -> str:
+    file, digest = os.open(place, _OPEN), hashlib.sha256()
+    try:
+        while chunk := os.read(file, _CHUNK_BYTES):
             digest.update(chunk)
+    finally:
+        os.close(file)
     return digest.hexdigest()
 
 

@@ -294,7 +294,12 @@ def test_hashes__known_files_are_not_read_again(animals: Path, monkeypatch: pyte
     os.utime(touched, ns=(1, 1))
     changed.write_bytes(png(99))
     read: list[str] = []
-    monkeypatch.setattr(scanning, "_sha256", lambda place: read.append(place.name) or place.parent.name)
+
+    def named(place: str) -> str:
+        read.append(Path(place).name)
+        return Path(place).parent.name
+
+    monkeypatch.setattr(scanning, "_sha256", named)
     again = hash_files(animals, paths, known)
     assert sorted(read) == ["a.png", "b.png"]
     assert again["sha256"].to_list() == ["cat", known["sha256"][1], known["sha256"][2], "dog"]

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from platform_assets.vision.images.image_facts import inspect_image
-from platform_assets.vision.quality import near_duplicates as module
+from platform_assets.vision.quality import picture_similarity
 from platform_assets.vision.quality.near_duplicates import (
-    near_by_vectors,
     near_duplicate_groups,
     near_duplicates,
+    near_duplicates_by_vectors,
     with_near_group,
 )
 from platform_tests.vision.pictures import encoded
@@ -122,29 +122,58 @@ def test_groups__are_put_beside_the_records_in_their_order() -> None:
     assert with_near_group(records, groups).rows() == [("z", None), ("d", "b"), ("b", "b")]
 
 
-def test_vectors__near_ones_are_pairs_in_any_order_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
+BEYOND_HASHES = {
+    "mirrored": ImageOps.mirror(scene(0)),
+    "cropped at a corner": scene(0).crop((0, 0, 147, 147)),
+    "cropped at the other corner, mirrored": ImageOps.mirror(scene(0).crop((13, 13, 160, 160))),
+}
+
+
+def vectors_of(records: pl.DataFrame, alike: dict[str, str]) -> pl.DataFrame:
+    """Of each path a vector of its own, but nearly that of another where `alike` says so."""
     generator = np.random.default_rng(0)
-    values = generator.normal(size=(50, 16)).astype("f4")
-    values[[10, 30]] = values[[5, 5]] + 0.05 * generator.normal(size=(2, 16))
-    frame = pl.DataFrame({"image_id": [f"{i:02}" for i in range(50)]}).with_columns(
-        vector=pl.Series(values, dtype=pl.Array(pl.Float32, 16))
-    )
-    found = near_by_vectors(frame, 0.95)
-    assert found.select("image_id", "other_id").rows() == [("05", "10"), ("05", "30"), ("10", "30")]
+    drawn = {path: generator.normal(size=16) for path in sorted(records["path"])}
+    values = [drawn[alike.get(path, path)] + 0.1 * drawn[path] for path in records["path"]]
+    return records.select("image_id", vector=pl.Series(values, dtype=pl.Array(pl.Float32, 16)))
+
+
+@pytest.mark.parametrize("change", list(BEYOND_HASHES))
+def test_vectors__bring_copies_together_that_hashes_miss_and_pixels_tell_them_from_look_alikes(change: str) -> None:
+    data = OTHERS | {"copy.jpg": encoded(BEYOND_HASHES[change], "JPEG", quality=80)}
+    records = table(data)
+    vectors = vectors_of(records, {"copy.jpg": "0.png", "1.png": "0.png", "3.png": "2.png"})
+    found = near_duplicates_by_vectors(records, vectors, data.__getitem__, nearest=3)
+    path_of = dict(records.select("image_id", "path").iter_rows())
+    assert pairs_of(data) == set()
+    assert [{path_of[one], path_of[other]} for one, other, *_ in found.iter_rows()] == [{"0.png", "copy.jpg"}]
+    assert found["cosine"].item() > 0.9
+    assert 0.7 <= found["similarity"].item() <= 1
+
+
+def test_vectors__are_compared_the_same_in_any_order_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = OTHERS | {f"{name}.png": encoded(image) for name, image in COPIES.items()}
+    records = table(data)
+    vectors = vectors_of(records, {f"{name}.png": "0.png" for name in COPIES})
+    found = near_duplicates_by_vectors(records, vectors, data.__getitem__)
     monkeypatch.setattr("platform_assets.vision.quality.near_duplicates._ROWS_AT_ONCE", 7)
-    assert (
-        near_by_vectors(frame.reverse(), 0.95)
-        .select("image_id", "other_id")
-        .equals(found.select("image_id", "other_id"))
-    )
-    assert near_by_vectors(frame.head(1), 0.5).is_empty()
+    again = near_duplicates_by_vectors(records.reverse(), vectors.reverse(), data.__getitem__)
+    assert found.height == 6
+    assert again.select("image_id", "other_id").equals(found.select("image_id", "other_id"))
+    assert np.allclose(again["similarity"], found["similarity"])
+
+
+def test_vectors__flat_pictures_and_single_ones_have_no_pairs() -> None:
+    flat = {f"{level}.png": encoded(Image.new("RGB", (40, 40), (level, level, level))) for level in (40, 90, 200)}
+    records = table(flat | {"0.png": OTHERS["0.png"]})
+    vectors = vectors_of(records, dict.fromkeys(flat, "40.png"))
+    assert near_duplicates_by_vectors(records, vectors, flat.__getitem__).is_empty()
 
 
 def test_near_duplicates__on_a_machine_of_many_cores_only_some_blocks_are_in_memory_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lock, inside, most = threading.Lock(), 0, 0
-    unit = module._unit
+    unit = picture_similarity.unit_rows
 
     def counted(rows_nd: Any) -> Any:
         nonlocal inside, most
@@ -158,8 +187,8 @@ def test_near_duplicates__on_a_machine_of_many_cores_only_some_blocks_are_in_mem
         return unit(rows_nd)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 1)
-    monkeypatch.setattr(module, "_unit", counted)
+    monkeypatch.setattr(picture_similarity, "_PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(picture_similarity, "unit_rows", counted)
     picture = encoded(scene(1), "PNG")
     copies = {
         f"{number}.png": encoded(scene(1).point([min(255, v + number) for v in range(256)] * 3), "PNG")
