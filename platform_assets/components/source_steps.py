@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -96,6 +97,6 @@ def overrides_hash(spec: VisionDatasetSpec, files: FilesResource) -> str:
 def _by_suffix(hashes: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
-    counts: Counter[str] = Counter(PurePosixPath(path).suffix.lower() for path in hashes["path"])
+    counts = Counter(splitext(path)[1].lower() for path in hashes["path"])
     rows = [{"suffix": suffix or "none", "files": count} for suffix, count in counts.most_common()]
     return pl.DataFrame(rows, schema={"suffix": pl.String, "files": pl.Int64})

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -28,15 +28,16 @@ from platform_tests.components.projects import RECORDS, Project, project
 SCENES = 1000
 """So many that look-alikes are few, as in photographs: with 64, near duplicates grow with the square of the images."""
 
+DIVIDED = "parts and their version"
 SEARCH, SHOWN = "near duplicates", "near duplicates, shown and checked"
 """Another asset of the step that makes records."""
-MANY = 100_000
+FEW, ROUNDS = 200, 3
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "hashing, in source": ((scanning, "hash_files"),),
     "scan": ((scanning, "scan"),),
     SEARCH: ((near_duplicates, "near_duplicates"),),
     SHOWN: ((records_steps, "near_duplicates_result"),),
-    "parts and their version": ((records_steps, "divided"), (profile, "records_version")),
+    DIVIDED: ((records_steps, "divided"), (profile, "records_version")),
     "tables, written": ((Tables, "write"), (Tables, "write_version")),
     "tables, read": ((Tables, "read"),),
     "schema": ((record_schema, "schema_problems"),),
@@ -102,51 +103,60 @@ class Measured(NamedTuple):
     plain: dict[str, float]
 
     @property
-    def records(self) -> float:
-        return self.first["records asset"] - self.first[SEARCH] - self.first[SHOWN]
+    def made(self) -> dict[str, float]:
+        """Seconds of the records themselves; with rejected, label map, tables and checks; with near duplicates too."""
+        whole = self.first["records asset"]
+        return {
+            "records: scan, parts, version": self.first["scan"] + self.first[DIVIDED],
+            "records asset without near duplicates": whole - self.first[SEARCH] - self.first[SHOWN],
+            "records asset": whole,
+        }
 
-    def share(self, way: str) -> float:
-        """Of the plain way's rate, what making records, rejected and label map with their checks reaches."""
-        return self.plain[way] / self.records
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(turn[name] for turn in rounds) for name in rounds[0]}
 
 
-def print_costs(count: int, found: Measured) -> None:
-    print(f"\n| {count:,} images | s | images/s | unchanged, s |\n|{' --- |' * 4}")
-    for name, seconds in found.first.items():
-        print(f"| {name} | {seconds:.2f} | {count / max(seconds, 1e-3):,.0f} | {found.again[name]:.2f} |")
-    print(f"| records asset without near duplicates | {found.records:.2f} | {count / found.records:,.0f} | |")
-    for way, seconds in found.plain.items():
-        rate = f"{count / seconds:,.0f} | records reach {found.share(way):.2f}"
-        print(f"| plain decoding and SHA-256, {way} | {seconds:.2f} | {rate} |")
+def of_a_new_project(root: Path, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The first materialization, and the one after it."""
+    with pytest.MonkeyPatch.context() as patch, project(folder, root, patch) as made:
+        patch.chdir(made.folder)
+        return materialized(made), materialized(made)
 
 
 def measure(count: int, folder: Path) -> Measured:
-    """The plain ways in rounds before, between and after the runs of the graph; their medians."""
-    root = folder / "images"
+    """Medians of rounds by turns; what all ways load is loaded before."""
+    root, few = folder / "images", folder / "few"
+    write_photographs(few, FEW, SCENES)
     write_photographs(root, count, SCENES)
-    with pytest.MonkeyPatch.context() as patch, project(folder / "project", root, patch) as made:
-        patch.chdir(made.folder)
-        rounds = [plain_seconds(root)]
-        first = materialized(made)
-        rounds.append(plain_seconds(root))
-        again = materialized(made)
-        rounds.append(plain_seconds(root))
-    medians = {way: statistics.median(turn[way] for turn in rounds) for way in rounds[0]}
-    found = Measured(first, again, medians)
-    print_costs(count, found)
+    cold, warm = (of_a_new_project(few, folder / name)[0] for name in ("cold", "warm"))
+    plain_seconds(root)
+    rounds = []
+    for number in range(ROUNDS):
+        plain_s = plain_seconds(root)
+        rounds.append(Measured(*of_a_new_project(root, folder / f"project_{number}"), plain_s))
+    found = Measured(*(medians([getattr(turn, name) for turn in rounds]) for name in Measured._fields))
+    print(f"\n| {count:,} images | s | images/s | unchanged, s |\n|{' --- |' * 4}")
+    for name, seconds in found.first.items():
+        print(f"| {name} | {seconds:.2f} | {count / max(seconds, 1e-3):,.0f} | {found.again[name]:.2f} |")
+    print(f"| loading libraries, once a process | {cold['records asset'] - warm['records asset']:.2f} | | |")
+    print(f"\n| | s | share of {' | share of '.join(found.plain)} |\n|{' --- |' * (2 + len(found.plain))}")
+    for name, seconds in found.plain.items():
+        print(f"| plain decoding and SHA-256, {name} | {seconds:.2f} |{' |' * len(found.plain)}")
+    for name, seconds in found.made.items():
+        shares = medians([{way: plain_s / turn.made[name] for way, plain_s in turn.plain.items()} for turn in rounds])
+        print(f"| {name} | {seconds:.2f} | {' | '.join(f'{share:.2f}' for share in shares.values())} |")
     return found
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("count", [10_000, MANY])
+@pytest.mark.parametrize("count", [10_000, 100_000])
 def test_bench_records__part_by_part_and_again_unchanged(count: int, tmp_path: Path) -> None:
     found = measure(count, tmp_path)
     assert found.first["scan"] > 0
     assert found.again["scan"] == found.again[SEARCH] == 0
     assert found.again["records asset"] < found.first["records asset"] / 3
-    if count == MANY:
-        assert min(map(found.share, found.plain)) >= 0.8
 
 
 if __name__ == "__main__":

@@ -111,8 +111,9 @@ def apply_overrides(
     import polars as pl
 
     names = set(classes.names if isinstance(classes, LabelMap) else classes)
+    decided = records.filter(pl.col("image_id").is_in([override.image_id for override in overrides]))
     held = dict(
-        records.group_by("image_id")
+        decided.group_by("image_id")
         .agg(pl.col("label").unique().sort(), rows=pl.len())
         .rows_by_key("image_id", unique=True)
     )
