@@ -137,7 +137,7 @@ def validate(name: str, snapshot: str | None) -> None:
     if snapshot is not None:
         _validate_snapshot(datasets, name, snapshot)
         return
-    found = validated(spec, datasets.files(spec), datasets.root, progress_lines(f"{name}: reading images"))
+    found = validated(spec, datasets.files(spec), datasets.root, lambda part: progress_lines(f"{name}: {part}"))
     click.echo(f"{name}: {found.records.height:,} images taken in, {found.rejected.height:,} rejected")
     if found.unlooked:
         click.echo(f"near duplicates: not looked for, because {found.unlooked}")

@@ -135,9 +135,12 @@ class Validation:
     unlooked: str | None
 
 
-def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Callable[[int, int], None]) -> Validation:
+def validate(
+    spec: VisionDatasetSpec, root: Path, project: Path, progress: Callable[[str], Callable[[int, int], None]]
+) -> Validation:
     """Read, decode, review and split as the records asset does; nothing is written.
 
+    `progress` makes of the name of a part what its progress is told to.
     Raises BadSource, EmptyDataset, BadReview, BadSplit, TooManyPairs.
     """
     from platform_assets.components.quality_steps import near_pairs
@@ -145,9 +148,10 @@ def validate(spec: VisionDatasetSpec, root: Path, project: Path, on_progress: Ca
     from platform_assets.vision.datasets.scanning import scan
     from platform_assets.vision.datasets.splits import split_leaks
 
-    found = scan(spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, on_progress=on_progress)
+    reading = progress("reading images")
+    found = scan(spec.source.read(root), root, max_pixels=spec.max_pixels, leaks=spec.leaks, on_progress=reading)
     rows, _ = reviewed(spec, found.records, found.label_map, project)
-    near = near_pairs(spec, rows, root)
+    near = near_pairs(spec, rows, root, progress("near duplicates"))
     records = divided(spec, rows, near.pairs)
     leaks = split_leaks(records, group_by=spec.split.group_by or "group", near=near.pairs)
     alike = leaks.filter(leaks["kind"] == "near_duplicate").height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,9 @@ class NearPairs:
     unlooked: str | None = None
 
 
-def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> NearPairs:
+def near_pairs(
+    spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path, on_progress: Callable[[int, int], None]
+) -> NearPairs:
     """The pairs of near duplicates, unless the YAML says not to look, or there are too many to list.
 
     Raises TooManyPairs where they block, or the split needs them.
@@ -59,7 +62,7 @@ def near_pairs(spec: VisionDatasetSpec, rows: pl.DataFrame, root: Path) -> NearP
     if spec.near_duplicates == "ignore":
         return NearPairs(none, "near_duplicates is ignore")
     try:
-        return NearPairs(near_duplicates(rows, read))
+        return NearPairs(near_duplicates(rows, read, on_progress=on_progress))
     except TooManyPairs as error:
         if spec.near_duplicates == "fail" or spec.split.kind == "grouped":
             raise

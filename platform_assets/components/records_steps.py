@@ -117,7 +117,8 @@ def _make_records(
     with show.stops_cleanly("Nothing was written."):
         found = _scan(context, spec, tables, root, ahead)
         rows, applied = reviewed(spec, found.records, found.label_map, Path(files.root))
-        near = near_pairs(spec, rows, root)
+        progress = show.every_two_seconds(context.log.info, f"{spec.name}: near duplicates")
+        near = near_pairs(spec, rows, root, progress)
     frame = divided(spec, rows, near.pairs)
     version = records_version(frame)[:16]
     write_near_pairs(tables, spec.name, near)

@@ -130,8 +130,11 @@ def _copies(
     pairs = _kept(tables, key, made_by)
     if pairs is None:
         context.log.info(f"looking for copies among {records.height:,} images by their vectors")
+        progress = show.every_two_seconds(context.log.info, "copies by vectors")
         with show.stops_cleanly("Nothing was written."):
-            pairs = near_duplicates_by_vectors(records, vectors, lambda path: (inputs.root / path).read_bytes())
+            pairs = near_duplicates_by_vectors(
+                records, vectors, lambda path: (inputs.root / path).read_bytes(), on_progress=progress
+            )
         tables.write_version(key, made_by, pairs)
     leaks = split_leaks(records, near=pairs).filter(pl.col("kind") == "near_duplicate")
     cure = (

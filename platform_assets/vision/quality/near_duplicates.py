@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from platform_assets.vision.quality.picture_similarity import ANYWHERE, CENTRAL, ReadBytes, unit_rows, with_similarity
+from platform_assets.vision.quality.picture_similarity import (
+    ANYWHERE,
+    CENTRAL,
+    OnProgress,
+    ReadBytes,
+    unit_rows,
+    with_similarity,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,18 +29,25 @@ _ROWS_AT_ONCE = 1024
 
 
 def near_duplicates(
-    records: pl.DataFrame, read: ReadBytes, *, hash_limit: int = HASH_LIMIT, min_similarity: float = MIN_SIMILARITY
+    records: pl.DataFrame,
+    read: ReadBytes,
+    *,
+    hash_limit: int = HASH_LIMIT,
+    min_similarity: float = MIN_SIMILARITY,
+    on_progress: OnProgress | None = None,
 ) -> pl.DataFrame:
     """One row a pair of near duplicates: image_id < other_id, distance (bits), similarity (-1 to 1).
 
     Resized, re-encoded, brightened and centrally cropped (8 % of a side) copies are found; mirrored, turned and
     off-centre ones are not. Pairs within `hash_limit` bits are looked at again: their pixels, less what the dataset's
-    images have in common, must correlate. `read` gives the bytes of a path. Raises TooManyPairs.
+    images have in common, must correlate. `read` gives the bytes of a path; `on_progress` is that of
+    `with_similarity`. Raises TooManyPairs.
     """
     import polars as pl
 
     images = _images(records)
-    pairs = with_similarity(_hash_candidates(images, hash_limit), images, read, views=CENTRAL)
+    candidates = _hash_candidates(images, hash_limit)
+    pairs = with_similarity(candidates, images, read, views=CENTRAL, on_progress=on_progress)
     return pairs.filter(pl.col("similarity") >= min_similarity)
 
 
@@ -44,18 +58,20 @@ def near_duplicates_by_vectors(
     *,
     nearest: int = NEAREST,
     min_similarity: float = MIN_SIMILARITY,
+    on_progress: OnProgress | None = None,
 ) -> pl.DataFrame:
     """One row a pair of near duplicates: image_id < other_id, cosine, similarity (both -1 to 1).
 
     `vectors` has image_id and vector; an image without one is not compared. Each image and its `nearest` by the cosine of
     whitened vectors are looked at again as by `near_duplicates`, with off-centre crops and mirror images too. Time grows
-    with the square of the images, memory with one block of rows.
+    with the square of the images, memory with one block of rows. `on_progress` gets (images, images in all),
+    then as by `with_similarity`.
     """
     import polars as pl
 
     images = _varied(_images(records))
-    candidates = _nearest_pairs(images.join(vectors, on="image_id", maintain_order="left"), nearest)
-    pairs = with_similarity(candidates, images, read, views=ANYWHERE, mirrored=True)
+    candidates = _nearest_pairs(images.join(vectors, on="image_id", maintain_order="left"), nearest, on_progress)
+    pairs = with_similarity(candidates, images, read, views=ANYWHERE, mirrored=True, on_progress=on_progress)
     return pairs.filter(pl.col("similarity") >= min_similarity)
 
 
@@ -108,7 +124,7 @@ def _hash_candidates(images: pl.DataFrame, limit: int) -> pl.DataFrame:
     return pl.DataFrame({"image_id": image_ids[rows_i], "other_id": image_ids[rows_j], "distance": distance})
 
 
-def _nearest_pairs(images: pl.DataFrame, nearest: int) -> pl.DataFrame:
+def _nearest_pairs(images: pl.DataFrame, nearest: int, on_progress: OnProgress | None) -> pl.DataFrame:
     """image_id < other_id, cosine of each image and its nearest; `images` is sorted by image_id."""
     import numpy as np
     import polars as pl
@@ -118,11 +134,13 @@ def _nearest_pairs(images: pl.DataFrame, nearest: int) -> pl.DataFrame:
     if nearest < 1:
         return pairs
     unit_nd = unit_rows(_whitened(images["vector"].to_numpy()))
-    others_nk = np.concatenate(
-        [_nearest_rows(unit_nd, start, nearest) for start in range(0, len(unit_nd), _ROWS_AT_ONCE)]
-    )
+    blocks = []
+    for start in range(0, len(unit_nd), _ROWS_AT_ONCE):
+        blocks.append(_nearest_rows(unit_nd, start, nearest))
+        if on_progress is not None:
+            on_progress(start + len(blocks[-1]), len(unit_nd))
     rows = np.repeat(np.arange(len(unit_nd)), nearest)
-    both = np.sort(np.stack([rows, others_nk.ravel()], axis=1), axis=1)
+    both = np.sort(np.stack([rows, np.concatenate(blocks).ravel()], axis=1), axis=1)
     rows_i, rows_j = np.unique(both, axis=0).T
     cosine = np.einsum("nd,nd->n", unit_nd[rows_i], unit_nd[rows_j])
     image_ids = images["image_id"]

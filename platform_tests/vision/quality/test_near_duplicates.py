@@ -169,6 +169,37 @@ def test_vectors__flat_pictures_and_single_ones_have_no_pairs() -> None:
     assert near_duplicates_by_vectors(records, vectors, flat.__getitem__).is_empty()
 
 
+def test_progress__is_told_by_rounds_to_their_end() -> None:
+    data = OTHERS | {f"{name}.png": encoded(image) for name, image in COPIES.items()}
+    records = table(data)
+    told: list[tuple[int, int]] = []
+    near_duplicates_by_vectors(
+        records, vectors_of(records, {}), data.__getitem__, nearest=1, on_progress=lambda *done: told.append(done)
+    )
+    ends = [done for done in told if done[0] == done[1]]
+    assert [total for _, total in ends[:2]] == [73, 73]
+    assert len(ends) == 3
+    assert 37 <= ends[2][1] <= 73
+
+
+def test_near__nothing_more_is_read_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_similarity, "_IMAGES_AT_ONCE", 1)
+    data = OTHERS | {"copy.png": encoded(COPIES["brighter"])}
+    read: list[str] = []
+
+    def slowly(path: str) -> bytes:
+        read.append(path)
+        time.sleep(0.01)
+        return data[path]
+
+    def interrupted(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        near_duplicates(table(data), slowly, on_progress=interrupted)
+    assert 1 <= len(read) < 30
+
+
 def test_near_duplicates__on_a_machine_of_many_cores_only_some_blocks_are_in_memory_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
