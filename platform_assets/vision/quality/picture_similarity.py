@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -155,15 +154,9 @@ def _similarities(
         yield from pool.map(best, range(0, pairs.shape[1], _PAIRS_AT_ONCE))
 
 
-@contextmanager
-def _workers(most: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """One thread a core; what waits is dropped when the block is left, as by Ctrl-C."""
+def _workers(most: int | None = None) -> ThreadPoolExecutor:
     cores = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(min(cores, most or cores), thread_name_prefix="picture_similarity")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return ThreadPoolExecutor(min(cores, most or cores), thread_name_prefix="picture_similarity")
 
 
 def _residual(pictures_nhw: Floats, common: tuple[Floats, Floats]) -> Floats:

@@ -150,6 +150,32 @@ def test_vectors__bring_copies_together_that_hashes_miss_and_pixels_tell_them_fr
     assert 0.7 <= found["similarity"].item() <= 1
 
 
+def with_copy(others: int, vectors_nd: Any) -> tuple[dict[str, bytes], pl.DataFrame, pl.DataFrame]:
+    """Scenes and a mirrored copy of the first; their records, and the vectors in the order of scenes, copy last."""
+    data = {f"{seed:03}.png": OTHERS[f"{seed}.png"] for seed in range(others)} | {
+        "copy.png": encoded(BEYOND_HASHES["mirrored"])
+    }
+    records = table(data)
+    series = pl.Series(list(vectors_nd), dtype=pl.Array(pl.Float32, vectors_nd.shape[1]))
+    return data, records, records.select("image_id", vector=series)
+
+
+def test_vectors__tell_a_copy_by_its_details_where_all_images_differ_more_in_something_else() -> None:
+    generator = np.random.default_rng(0)
+    # Solar cells: what a JPEG does to a vector is more than what two cells differ in, and lies in few directions.
+    exposure, details = 10 * generator.normal(size=(71, 4)), generator.normal(size=(71, 28))
+    details[-1] = details[0]
+    data, records, vectors = with_copy(70, np.concatenate([exposure, details], axis=1))
+    assert near_duplicates_by_vectors(records, vectors, data.__getitem__, nearest=3).height == 1
+
+
+def test_vectors__of_few_images_are_not_pulled_apart() -> None:
+    values = np.random.default_rng(0).normal(size=(13, 64))
+    values[-1] = 0.8 * values[0] + 0.6 * values[-1]
+    data, records, vectors = with_copy(12, values)
+    assert near_duplicates_by_vectors(records, vectors, data.__getitem__, nearest=1).height == 1
+
+
 def test_vectors__are_compared_the_same_in_any_order_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
     data = OTHERS | {f"{name}.png": encoded(image) for name, image in COPIES.items()}
     records = table(data)
