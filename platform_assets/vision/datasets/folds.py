@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -98,5 +99,8 @@ def _holds_all_others(held: Sequence[Counter[Key]], fold: int, label: str) -> bo
 
 
 def _cost(content: Counter[Key], held: Counter[Key], totals: Counter[Key]) -> float:
-    """The growth of the squared sizes relative to the totals, as in splits: quotas are the same for all folds."""
-    return sum(n * (n + 2 * held[key]) / totals[key] for key, n in content.items())
+    """The growth of the squared sizes relative to the totals, as in splits: quotas are the same for all folds.
+
+    The sum is exact, and so the same in any order of the rows.
+    """
+    return math.fsum(n * (n + 2 * held[key]) / totals[key] for key, n in content.items())

@@ -282,8 +282,9 @@ def _allot_groups(
     for unit in sorted(order, key=lambda unit: -contents[unit][("all",)]):
         content, held = contents[unit], group_labels[unit]
         last_chance = any(waiting[label] == 1 and label not in trained for label in held)
+        # Terms come in the order of the rows, and ties are common: only an exact sum is the same for any order.
         costs = {
-            part: sum(n * (n - 2 * short[key]) / totals[key] for key, n in content.items())
+            part: math.fsum(n * (n - 2 * short[key]) / totals[key] for key, n in content.items())
             for part, short in lacking.items()
         }
         part = "train" if last_chance else min(costs, key=lambda part: costs[part])

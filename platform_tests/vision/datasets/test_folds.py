@@ -110,6 +110,14 @@ def test_folds__follow_from_the_rows_and_the_seed_not_from_their_order() -> None
     assert not folds(frame, 4, 5, group_by=["group"])[0].equals(others[0])
 
 
+def test_folds__of_equal_cost_are_chosen_alike_whatever_the_order_of_rows() -> None:
+    groups = [6, 0, 3, 0, 3, 0, 0, 6, 4, 3, 7, 1, 0, 5, 0, 1, 2, 7, 2, 6, 4, 5, 0, 0]
+    frame = records(list("cabbcccbabbcbbccabbcccab"), groups=[f"g{group}" for group in groups])
+    turned = folds(frame.reverse(), 2, 0, group_by=["group"])
+    for fold, again in zip(folds(frame, 2, 0, group_by=["group"]), turned, strict=True):
+        assert_frame_equal(fold, again.reverse())
+
+
 def test_folds__groups_of_any_size_and_several_classes_come_out_alike() -> None:
     generator = random.Random(0)
     labels, groups = [], []
