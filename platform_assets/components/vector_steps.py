@@ -122,37 +122,44 @@ def _copies(
 
     from platform_assets.vision.datasets.splits import split_leaks
     from platform_assets.vision.quality.near_duplicates import near_duplicates_by_vectors
+    from platform_assets.vision.views.galleries import pairs_sheet
+
+    def load(path: str) -> bytes:
+        return (inputs.root / path).read_bytes()
 
     records, key = inputs.records, [*inputs.spec.key, "copies_by_vectors"]
     if records.height > MOST_COMPARED:
-        return _copies_result(None, f"not compared: over {MOST_COMPARED:,} images")
+        return _copies_result(f"not compared: over {MOST_COMPARED:,} images")
     made_by = data_version(judged, code_version("vision.quality.near_duplicates")).value
     pairs = _kept(tables, key, made_by)
     if pairs is None:
         context.log.info(f"looking for copies among {records.height:,} images by their vectors")
         progress = show.every_two_seconds(context.log.info, "copies by vectors")
         with show.stops_cleanly("Nothing was written."):
-            pairs = near_duplicates_by_vectors(
-                records, vectors, lambda path: (inputs.root / path).read_bytes(), on_progress=progress
-            )
+            pairs = near_duplicates_by_vectors(records, vectors, load, on_progress=progress)
         tables.write_version(key, made_by, pairs)
     leaks = split_leaks(records, near=pairs).filter(pl.col("kind") == "near_duplicate")
+    if leaks.is_empty():
+        return _copies_result(pairs=0)
     cure = (
-        "split: {kind: grouped} keeps together those that are near duplicates by hash too, `overrides` can exclude one"
+        "split: {kind: grouped} keeps those together that are near duplicates by hash too, `overrides` excludes others"
     )
-    return _copies_result(leaks, f"{leaks.height} pairs stand in two parts: {cure}" if leaks.height else None)
+    parted = pairs.filter(pl.concat_str("image_id", "other_id", separator=" ").is_in(leaks["key"].implode()))
+    return _copies_result(
+        f"{leaks.height} pairs stand in two parts: {cure}",
+        pairs=leaks.height,
+        most_alike=show.picture(pairs_sheet(parted, records, load)),
+        found=show.table(leaks, max_rows=20),
+    )
 
 
-def _copies_result(leaks: pl.DataFrame | None, said: str | None) -> dg.AssetCheckResult:
-    found: dict[str, Any] = {}
-    if leaks is not None:
-        found = {"pairs": leaks.height, "found": show.table(leaks, max_rows=20)}
+def _copies_result(problem: str | None = None, **metadata: Any) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="vectors_show_no_copy_in_two_parts",
-        passed=leaks is not None and leaks.is_empty(),
+        passed=problem is None,
         severity=dg.AssetCheckSeverity.WARN,
-        description=said,
-        metadata={"threshold": 0, **found},
+        description=problem,
+        metadata={"threshold": 0, **metadata},
     )
 
 

@@ -110,6 +110,7 @@ def test_vectors__copy_in_two_parts_is_caught(judged: tuple[Project, dg.ExecuteI
     assert text.startswith(f"{len(pairs)} pairs stand in two parts")
     assert (found["pairs"], found["threshold"]) == (len(pairs), 0)
     assert pairs == ["['test/red/again.bmp', 'train/red/000.png']"]
+    assert "data:image/jpeg;base64," in found["most_alike"]
 
 
 def test_vectors__what_was_compared_is_not_compared_again(
