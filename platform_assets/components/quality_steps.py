@@ -120,7 +120,11 @@ def near_duplicates_result(
                 passed=leaks.is_empty() and (unlooked is None or spec.near_duplicates == "ignore"),
                 severity=ERROR if spec.near_duplicates == "fail" else WARN,
                 description=f"not looked for, because {unlooked}" if unlooked else said,
-                metadata={"pairs_in_two_parts": leaks.height, "threshold": 0, "shared": show.table(leaks, max_rows=20)},
+                metadata={
+                    "pairs_in_two_parts": leaks.height,
+                    "threshold": 0,
+                    "shared": show.table(leaks.select("paths", "parts"), max_rows=20),
+                },
             )
         ],
     )

@@ -144,12 +144,13 @@ def _copies(
     cure = (
         "split: {kind: grouped} keeps those together that are near duplicates by hash too, `overrides` excludes others"
     )
-    parted = pairs.filter(pl.concat_str("image_id", "other_id", separator=" ").is_in(leaks["key"].implode()))
+    keyed = pairs.with_columns(key=pl.concat_str("image_id", "other_id", separator=" "))
+    parted = keyed.join(leaks.drop("kind"), on="key").sort("similarity", "key", descending=[True, False])
     return _copies_result(
         f"{leaks.height} pairs stand in two parts: {cure}",
         pairs=leaks.height,
         most_alike=show.picture(pairs_sheet(parted, records, load)),
-        found=show.table(leaks, max_rows=20),
+        found=show.table(parted.select("paths", "parts", "similarity", "cosine"), max_rows=20),
     )
 
 

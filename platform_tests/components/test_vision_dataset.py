@@ -59,6 +59,17 @@ def test_dataset__too_many_rejected_files_fail_with_the_worst_reasons(photos: Pr
     assert rejected.filter(pl.col("path") == "red/empty.png")["reason"].to_list() == ["empty_file"]
 
 
+def test_source__kinds_of_files_are_counted_whatever_the_case_of_their_endings(photos: Project, tmp_path: Path) -> None:
+    red = tmp_path / "images/red"
+    (red / "000.png").rename(red / "000.PNG")
+    (red / "001.png").rename(red / "no_ending")
+    kinds = metadata(photos.materialize('key:"photos/source"'), "photos/source")["kinds_of_files"]
+    assert [record.data for record in kinds.records] == [
+        {"suffix": ".png", "files": 59},
+        {"suffix": "none", "files": 1},
+    ]
+
+
 def test_dataset__a_class_that_a_part_lacks_is_a_warning(photos: Project, tmp_path: Path) -> None:
     for path in sorted((tmp_path / "images/red").iterdir())[2:]:
         path.unlink()
