@@ -34,8 +34,8 @@ ANYWHERE = CENTRAL + tuple(
 _SIDE_PX = 32
 _SAMPLE = 1024
 _IMAGES_PER_COMPONENT = 32
-_PAIRS_AT_ONCE = 2048
-_MOST_THREADS = 8  # 2026-11: each of those that compare takes 107 MB
+_PAIRS_AT_ONCE = 512
+_MOST_THREADS = 8  # each of those that compare takes some 30 MB
 _IMAGES_AT_ONCE = 64
 
 
