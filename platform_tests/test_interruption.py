@@ -202,7 +202,8 @@ def _ctrl_c(project: Path, trial: str) -> None:
     with _training(project, trial) as running:
         asked = time.monotonic()
         running.process.send_signal(signal.SIGINT)
-        code = running.process.wait(30)
+        until(lambda: running.process.poll() is not None, 30, lambda: running.said[-3000:])
+        code = running.process.returncode
         seconds = time.monotonic() - asked
         print(f"{trial}, Ctrl-C to exit: {seconds:.2f} s")
         # Beside another test, with daemon and UI running, two ranks take twice their four seconds.
