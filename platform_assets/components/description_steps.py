@@ -77,21 +77,23 @@ def tiny_subset(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -
 
 
 def _contact_sheet(frame: pl.DataFrame, root: Path) -> bytes:
+    from platform_assets.vision.images.image_files import reader_of
     from platform_assets.vision.views.galleries import contact_sheet
 
-    return contact_sheet(frame, lambda path: (root / path).read_bytes())
+    return contact_sheet(frame, reader_of(root))
 
 
 def profile(spec: VisionDatasetSpec, tables: Tables, files: FilesResource) -> Iterator[Result]:
     """The issues of the images, and the page that shows them beside all else that is known."""
     from platform_assets.vision.cards.profile_page import profile_page
     from platform_assets.vision.datasets.profile import profile as profile_of
+    from platform_assets.vision.images.image_files import reader_of
     from platform_assets.vision.views import plots
 
     frame, root = tables.read([spec.name, "records"]), files.source_root(spec.source)
     yield image_issues(spec, frame, tables, root)
     numbers = profile_of(frame)
-    page = profile_page(_page_facts(spec, frame, numbers, tables), lambda path: (root / path).read_bytes())
+    page = profile_page(_page_facts(spec, frame, numbers, tables), reader_of(root))
     path = write_whole(files.card(spec.name, "profile", suffix=".html"), page)
     tables.write([spec.name, "profile"], numbers.counts)
     yield dg.MaterializeResult(

@@ -70,8 +70,9 @@ def _failed(facts: ReportFacts) -> pl.DataFrame:
 def html_page(facts: ReportFacts, images: Path) -> str:
     """`images` is the folder that the paths of predictions start at."""
     from platform_assets.vision.cards.report_page import report_page
+    from platform_assets.vision.images.image_files import reader_of
 
-    return report_page(facts, lambda path: (images / path).read_bytes())
+    return report_page(facts, reader_of(images))
 
 
 def image_root(spec: ExperimentSpec, dataset: VisionDatasetSpec, files: FilesResource) -> Path:

@@ -118,16 +118,12 @@ def _copies(
     context: dg.AssetExecutionContext, inputs: Inputs, tables: Tables, vectors: pl.DataFrame, judged: str
 ) -> dg.AssetCheckResult:
     """The check on copies in two parts; images and vectors (`judged`) that were compared before are not compared again."""
-    import polars as pl
-
-    from platform_assets.vision.datasets.splits import split_leaks
+    from platform_assets.vision.datasets.splits import pairs_in_two_parts
+    from platform_assets.vision.images.image_files import reader_of
     from platform_assets.vision.quality.near_duplicates import near_duplicates_by_vectors
     from platform_assets.vision.views.galleries import pairs_sheet
 
-    def load(path: str) -> bytes:
-        return (inputs.root / path).read_bytes()
-
-    records, key = inputs.records, [*inputs.spec.key, "copies_by_vectors"]
+    records, read, key = inputs.records, reader_of(inputs.root), [*inputs.spec.key, "copies_by_vectors"]
     if records.height > MOST_COMPARED:
         return _copies_result(f"not compared: over {MOST_COMPARED:,} images")
     made_by = data_version(judged, code_version("vision.quality.near_duplicates")).value
@@ -136,21 +132,19 @@ def _copies(
         context.log.info(f"looking for copies among {records.height:,} images by their vectors")
         progress = show.every_two_seconds(context.log.info, "copies by vectors")
         with show.stops_cleanly("Nothing was written."):
-            pairs = near_duplicates_by_vectors(records, vectors, load, on_progress=progress)
+            pairs = near_duplicates_by_vectors(records, vectors, read, on_progress=progress)
         tables.write_version(key, made_by, pairs)
-    leaks = split_leaks(records, near=pairs).filter(pl.col("kind") == "near_duplicate")
+    leaks = pairs_in_two_parts(records, pairs).sort("similarity", descending=True, maintain_order=True)
     if leaks.is_empty():
         return _copies_result(pairs=0)
     cure = (
         "split: {kind: grouped} keeps those together that are near duplicates by hash too, `overrides` excludes others"
     )
-    keyed = pairs.with_columns(key=pl.concat_str("image_id", "other_id", separator=" "))
-    parted = keyed.join(leaks.drop("kind"), on="key").sort("similarity", "key", descending=[True, False])
     return _copies_result(
         f"{leaks.height} pairs stand in two parts: {cure}",
         pairs=leaks.height,
-        most_alike=show.picture(pairs_sheet(parted, records, load)),
-        found=show.table(parted.select("paths", "parts", "similarity", "cosine"), max_rows=20),
+        most_alike=show.picture(pairs_sheet(leaks, records, read)),
+        found=show.table(leaks.select("paths", "parts", "similarity", "cosine"), max_rows=20),
     )
 
 
@@ -196,12 +190,13 @@ def _result(
     version: dg.DataVersion,
     copies: dg.AssetCheckResult,
 ) -> dg.MaterializeResult[Any]:
+    from platform_assets.vision.images.image_files import reader_of
     from platform_assets.vision.views.galleries import captioned_sheet
 
     doubtful = found.filter("is_fault")
     worst = doubtful.head(32)
     captions = [(f"is {label}", f"looks {said}") for label, said in worst.select("label", "suggested").rows()]
-    sheet = captioned_sheet(list(worst["path"]), captions, lambda path: (inputs.root / path).read_bytes())
+    sheet = captioned_sheet(list(worst["path"]), captions, reader_of(inputs.root))
     named = {"to_review": TO_REVIEW, "label_studio": TASKS} if reviews else {}
     where = f"; review {reviews / TO_REVIEW}" if reviews else ""
     return dg.MaterializeResult(

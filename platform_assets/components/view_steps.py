@@ -84,9 +84,10 @@ def _pictures(
     desk: Desk, trial: ResolvedTrial, classifier: Classifier, frame: pl.DataFrame, vectors: pl.DataFrame
 ) -> Iterator[tuple[str, bytes]]:
     """File name and content of every picture that there can be of this trial."""
+    from platform_assets.vision.images.image_files import reader_of
     from platform_assets.vision.views.galleries import mistakes_sheet
 
-    yield "worst_mistakes.jpg", mistakes_sheet(frame, lambda path: (desk.inputs.root / path).read_bytes())
+    yield "worst_mistakes.jpg", mistakes_sheet(frame, reader_of(desk.inputs.root))
     explained = _explained(desk, trial, classifier, frame)
     if explained is not None:
         yield "saliency.jpg", explained

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from platform_assets.vision.cards.licences import StatedLicence, missing
 from platform_assets.vision.cards.markdown import number
 from platform_assets.vision.cards.pages import rendered
-from platform_assets.vision.cards.thumbnails import Load, class_samples, data_uris
+from platform_assets.vision.cards.thumbnails import class_samples, data_uris
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.datasets.profile import Profile
 from platform_assets.vision.datasets.splits import PARTS, absent_classes
+from platform_assets.vision.images.image_files import ReadBytes
 from platform_assets.vision.quality.findings import Findings
 
 _PICTURE_BYTES = 2_200_000
@@ -65,7 +66,7 @@ class _Strip:
     shots: Sequence[_Shot]
 
 
-def profile_page(facts: ProfilePageFacts, load: Load) -> str:
+def profile_page(facts: ProfilePageFacts, load: ReadBytes) -> str:
     """The page, 3 MB at most. `load` gives the bytes of a path of the records. Raises LostImage.
 
     Whatever comes from data is escaped, and a content security policy lets no script run but the page's own and nothing

@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 from platform_assets.vision.cards.line_charts import LineChart, svg
 from platform_assets.vision.cards.pages import picture_uri, rendered
 from platform_assets.vision.cards.report_facts import ReportFacts
-from platform_assets.vision.cards.thumbnails import Load, data_uris
+from platform_assets.vision.cards.thumbnails import data_uris
+from platform_assets.vision.images.image_files import ReadBytes
 
 _MISTAKES_BYTES = 700_000
 _TABLE_ROWS = 1000
@@ -36,7 +37,7 @@ PICTURES = {
 }
 
 
-def report_page(facts: ReportFacts, load: Load) -> str:
+def report_page(facts: ReportFacts, load: ReadBytes) -> str:
     """The page, 2 MB or so. `load` gives the bytes of a path of the mistakes. Raises LostImage.
 
     Whatever comes from data is escaped, and a content security policy lets no script run but the page's own and nothing

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 from PIL import Image
 
 from platform_assets.vision.images.decoding import UnreadableImage, decode_rgb
-
-Load = Callable[[str], bytes]
+from platform_assets.vision.images.image_files import ReadBytes
 
 _SIDES_PX = (128, 96, 64, 48)
 _QUALITIES = (80, 65, 50)
@@ -36,7 +35,7 @@ def class_samples(records: pl.DataFrame, *, classes: int, per_class: int) -> pl.
     return chosen.sort("size", "label", "image_id", descending=[True, False, False]).select(records.columns)
 
 
-def data_uris(paths: Sequence[str], load: Load, *, most_bytes: int) -> list[str]:
+def data_uris(paths: Sequence[str], load: ReadBytes, *, most_bytes: int) -> list[str]:
     """A WebP picture (at most 128 pixels a side) for each path, as a data URI; together they keep to `most_bytes`.
 
     `load` gives the bytes of a path. Raises LostImage.
@@ -46,7 +45,7 @@ def data_uris(paths: Sequence[str], load: Load, *, most_bytes: int) -> list[str]
         return list(pool.map(lambda path: _data_uri(path, load, share), paths))
 
 
-def _data_uri(path: str, load: Load, most_bytes: int) -> str:
+def _data_uri(path: str, load: ReadBytes, most_bytes: int) -> str:
     try:
         picture = Image.fromarray(decode_rgb(load(path)))
     except (OSError, UnreadableImage) as error:

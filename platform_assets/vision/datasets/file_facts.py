@@ -30,7 +30,7 @@ ROW: np.dtype[np.void] = np.dtype(
 )
 _HEADER_BYTES = 1 << 20
 # Without O_NONBLOCK a pipe that nobody writes to would be waited for.
-_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _Reason = tuple[RejectReason, str]
 
 
@@ -103,7 +103,7 @@ def _seen(root: str, path: str, max_pixels: int, decoder: Decoder | None) -> tup
 
 def _read(place: str, *, most_bytes: int) -> bytes:
     """The bytes of a regular file that is not absurdly large: no image in bounds needs over 8 bytes a pixel."""
-    file = os.open(place, _OPEN)
+    file = os.open(place, OPEN)
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from platform_assets.vision.datasets.file_facts import OPEN
 from platform_assets.vision.datasets.inspection import Known, in_threads, inspect_files
 from platform_assets.vision.datasets.label_map import LabelMap
 from platform_assets.vision.datasets.sources import RECORD_COLUMNS, BadSource, Candidates, KeptImages, rejected_frame
@@ -20,7 +21,6 @@ from platform_assets.vision.images.decoding import MAX_PIXELS, RejectReason
 if TYPE_CHECKING:
     from platform_assets.vision.images.decoding_ahead import DecodingAhead
 
-_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _CHUNK_BYTES = 1 << 16
 _HASH_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "mtime_ns": pl.Int64, "sha256": pl.String}
 
@@ -112,7 +112,7 @@ def source_version(hashes: pl.DataFrame) -> str:
 
 
 def _sha256(place: str) -> str:
-    file, digest = os.open(place, _OPEN), hashlib.sha256()
+    file, digest = os.open(place, OPEN), hashlib.sha256()
     try:
         while chunk := os.read(file, _CHUNK_BYTES):
             digest.update(chunk)

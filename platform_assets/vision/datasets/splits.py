@@ -92,27 +92,33 @@ def split_leaks(records: pl.DataFrame, *, group_by: str = "group", near: pl.Data
 
     placed = records.filter(pl.col("split").is_not_null())
     keyed = [("bytes", placed, "image_id"), ("group", placed, group_by)]
+    leaks = [_crossing(rows, column).select(pl.lit(kind).alias("kind"), pl.all()) for kind, rows, column in keyed]
     if near is not None:
-        pairs = near.select(
-            __pair=pl.concat_str("image_id", "other_id", separator=" "), image_id="image_id", other_id="other_id"
-        )
-        sides = [pairs.select("__pair", image_id=side) for side in ("image_id", "other_id")]
-        keyed.append(("near_duplicate", placed.join(pl.concat(sides), on="image_id"), "__pair"))
-    return pl.concat(_crossing(kind, rows, column) for kind, rows, column in keyed)
+        parted = pairs_in_two_parts(records, near)
+        leaks.append(parted.select(pl.lit("near_duplicate").alias("kind"), "key", "parts", "paths"))
+    return pl.concat(leaks)
 
 
-def _crossing(kind: str, rows: pl.DataFrame, column: str) -> pl.DataFrame:
+def pairs_in_two_parts(records: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """The pairs (image_id, other_id) that stand in more than one part, with key (both ids), parts and paths, by key."""
+    import polars as pl
+
+    keyed = pairs.with_columns(key=pl.concat_str("image_id", "other_id", separator=" "))
+    sides = pl.concat([keyed.select("key", image_id=side) for side in ("image_id", "other_id")])
+    placed = records.filter(pl.col("split").is_not_null())
+    crossing = _crossing(placed.join(sides, on="image_id"), "key")
+    return keyed.join(crossing, on="key").sort("key")
+
+
+def _crossing(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    """key, parts, paths of each value of the column that stands in more than one part, by key."""
     import polars as pl
 
     # What stands once is in one part: of a hundred thousand images grouping all takes most of the check.
     shared = rows.filter(pl.col(column).is_not_null() & pl.col(column).is_duplicated())
     keyed = shared.group_by(pl.col(column).cast(pl.String).alias("key"))
     by_key = keyed.agg(pl.col("split").unique().sort().alias("parts"), pl.col("path").sort().alias("paths"))
-    return (
-        by_key.filter(pl.col("parts").list.len() > 1)
-        .sort("key")
-        .select(pl.lit(kind).alias("kind"), "key", "parts", "paths")
-    )
+    return by_key.filter(pl.col("parts").list.len() > 1).sort("key")
 
 
 def absent_classes(records: pl.DataFrame, label_map: LabelMap) -> dict[Part, list[str]]:

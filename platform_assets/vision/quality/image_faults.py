@@ -9,8 +9,9 @@ as it is: elpv blurred by 16 pixels has a median spread of edges of 28.6 beside 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+
+from platform_assets.vision.images.image_files import ReadBytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-ReadBytes = Callable[[str], bytes]
 
 THRESHOLDS = {"dark": 0.32, "bright": 0.05, "low_information": 0.3, "blur": 0.13, "odd_aspect": 0.35, "odd_size": 0.5}
 """A picture that scores below is at fault."""

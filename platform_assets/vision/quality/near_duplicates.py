@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from platform_assets.vision.images.image_files import ReadBytes
 from platform_assets.vision.quality.picture_similarity import (
     ANYWHERE,
     CENTRAL,
     OnProgress,
-    ReadBytes,
     unit_rows,
     with_similarity,
 )
@@ -28,27 +28,20 @@ NEAREST = 10
 _ROWS_AT_ONCE = 1024
 
 
-def near_duplicates(
-    records: pl.DataFrame,
-    read: ReadBytes,
-    *,
-    hash_limit: int = HASH_LIMIT,
-    min_similarity: float = MIN_SIMILARITY,
-    on_progress: OnProgress | None = None,
-) -> pl.DataFrame:
+def near_duplicates(records: pl.DataFrame, read: ReadBytes, *, on_progress: OnProgress | None = None) -> pl.DataFrame:
     """One row a pair of near duplicates: image_id < other_id, distance (bits), similarity (-1 to 1).
 
     Resized, re-encoded, brightened and centrally cropped (8 % of a side) copies are found; mirrored, turned and
-    off-centre ones are not. Pairs within `hash_limit` bits are looked at again: their pixels, less what the dataset's
+    off-centre ones are not. Pairs within HASH_LIMIT bits are looked at again: their pixels, less what the dataset's
     images have in common, must correlate. `read` gives the bytes of a path; `on_progress` is that of
     `with_similarity`. Raises TooManyPairs.
     """
     import polars as pl
 
     images = _images(records)
-    candidates = _hash_candidates(images, hash_limit)
+    candidates = _hash_candidates(images)
     pairs = with_similarity(candidates, images, read, views=CENTRAL, on_progress=on_progress)
-    return pairs.filter(pl.col("similarity") >= min_similarity)
+    return pairs.filter(pl.col("similarity") >= MIN_SIMILARITY)
 
 
 def near_duplicates_by_vectors(
@@ -57,7 +50,6 @@ def near_duplicates_by_vectors(
     read: ReadBytes,
     *,
     nearest: int = NEAREST,
-    min_similarity: float = MIN_SIMILARITY,
     on_progress: OnProgress | None = None,
 ) -> pl.DataFrame:
     """One row a pair of near duplicates: image_id < other_id, cosine, similarity (both -1 to 1).
@@ -72,7 +64,7 @@ def near_duplicates_by_vectors(
     images = _varied(_images(records))
     candidates = _nearest_pairs(images.join(vectors, on="image_id", maintain_order="left"), nearest, on_progress)
     pairs = with_similarity(candidates, images, read, views=ANYWHERE, mirrored=True, on_progress=on_progress)
-    return pairs.filter(pl.col("similarity") >= min_similarity)
+    return pairs.filter(pl.col("similarity") >= MIN_SIMILARITY)
 
 
 def near_duplicate_groups(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -111,7 +103,7 @@ def _varied(images: pl.DataFrame) -> pl.DataFrame:
     return images.filter(pl.col("pixel_std").arr.max() >= FLAT_STD)
 
 
-def _hash_candidates(images: pl.DataFrame, limit: int) -> pl.DataFrame:
+def _hash_candidates(images: pl.DataFrame) -> pl.DataFrame:
     import numpy as np
     import polars as pl
 
@@ -119,7 +111,7 @@ def _hash_candidates(images: pl.DataFrame, limit: int) -> pl.DataFrame:
 
     varied = _varied(images)
     hashes = np.array([int(phash, 16) for phash in varied["phash"]], dtype=np.uint64)
-    rows_i, rows_j, distance = hash_pairs(hashes, limit)
+    rows_i, rows_j, distance = hash_pairs(hashes, HASH_LIMIT)
     image_ids = varied["image_id"]
     return pl.DataFrame({"image_id": image_ids[rows_i], "other_id": image_ids[rows_j], "distance": distance})
 

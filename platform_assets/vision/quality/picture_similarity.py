@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from platform_assets.vision.images.image_files import ReadBytes
+
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating[Any]]
 
-ReadBytes = Callable[[str], bytes]
 OnProgress = Callable[[int, int], None]
 
 
@@ -35,7 +36,7 @@ _SIDE_PX = 32
 _SAMPLE = 1024
 _IMAGES_PER_COMPONENT = 32
 _PAIRS_AT_ONCE = 512
-_MOST_THREADS = 8  # each of those that compare takes some 30 MB
+_MOST_THREADS = 8  # 2026-11: each of those that compare takes 30 MB
 _IMAGES_AT_ONCE = 64
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from platform_assets.vision.datasets.splits import Part
 from platform_assets.vision.evaluation.predictions import predictions_of_part
 from platform_assets.vision.images.decoding import decode_rgb
+from platform_assets.vision.images.image_files import ReadBytes
 from platform_assets.vision.views.figures import MAX_PICTURE_BYTES
 
-Load = Callable[[str], bytes]
 Caption = tuple[str, str]
 
 _COLUMNS = 8
@@ -33,7 +33,7 @@ class NothingToShow(ValueError):
     """A contact sheet of no images."""
 
 
-def contact_sheet(records: pl.DataFrame, load: Load, *, most: int = 48) -> bytes:
+def contact_sheet(records: pl.DataFrame, load: ReadBytes, *, most: int = 48) -> bytes:
     """JPEG of up to `most` images, classes in turn, captioned with label and part. `load` gives the bytes of a path.
 
     Which images are shown follows from their content alone, not from the order of the rows.
@@ -51,7 +51,7 @@ def classes_in_turn(records: pl.DataFrame, *, most: int) -> pl.DataFrame:
     return records.sort("image_id", "path").with_columns(turn=turn).sort("turn", "image_id", "path").head(most)
 
 
-def mistakes_sheet(predictions: pl.DataFrame, load: Load, *, part: Part = "test", most: int = 32) -> bytes:
+def mistakes_sheet(predictions: pl.DataFrame, load: ReadBytes, *, part: Part = "test", most: int = 32) -> bytes:
     """JPEG of the mistakes the model was surest of, worst first, captioned with truth, prediction and confidence."""
     evaluated = predictions_of_part(predictions, part)
     worst = worst_mistakes(predictions, part=part, most=most)
@@ -71,12 +71,12 @@ def worst_mistakes(predictions: pl.DataFrame, *, part: Part = "test", most: int)
     return wrong.sort("confidence", "image_id", descending=[True, False]).head(most)
 
 
-def captioned_sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
+def captioned_sheet(paths: Sequence[str], captions: Sequence[Caption], load: ReadBytes) -> bytes:
     """JPEG of the pictures at these paths, each over its two lines of text; a sentence when there are none."""
     return _sheet(paths, captions, load) if paths else _jpeg(_message("Nothing was found."))
 
 
-def pairs_sheet(pairs: pl.DataFrame, records: pl.DataFrame, load: Load, *, most: int = 16) -> bytes:
+def pairs_sheet(pairs: pl.DataFrame, records: pl.DataFrame, load: ReadBytes, *, most: int = 16) -> bytes:
     """JPEG of the pairs of near duplicates that are most alike, side by side, with label and part of each image."""
     shown = (
         records.sort("image_id", "path").unique("image_id", keep="first").select("image_id", "path", "label", "split")
@@ -113,7 +113,7 @@ def _under_map(picture: Image.Image, map_hw: NDArray[np.float32]) -> Image.Image
     return Image.fromarray(mixed_hwc.astype(np.uint8))
 
 
-def _sheet(paths: Sequence[str], captions: Sequence[Caption], load: Load) -> bytes:
+def _sheet(paths: Sequence[str], captions: Sequence[Caption], load: ReadBytes) -> bytes:
     return _tiled([_tile(load(path)) for path in paths], captions)
 
 
