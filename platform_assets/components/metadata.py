@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from platform_assets.vision.machine.interruption import interrupts_come_through
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -74,7 +76,8 @@ def every_two_seconds(log: Callable[[str], None], what: str) -> Callable[[int, i
 def stops_cleanly(what_is_kept: str) -> Iterator[None]:
     """Ctrl-C or Terminate ends the step for good; with a retry policy Dagster would start it again (dagster#15026)."""
     try:
-        yield
+        with interrupts_come_through():
+            yield
     except dg.DagsterExecutionInterruptedError as interrupted:
         raise dg.Failure(
             f"Stopped by request. {what_is_kept} Materialize again to go on from there.", allow_retries=False

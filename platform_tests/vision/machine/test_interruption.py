@@ -1,15 +1,18 @@
-"""Signals: held until a step is done, and SIGTERM as an exception."""
+"""Signals: held until a step is done, not lost in a destructor, and SIGTERM as an exception."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
-from platform_assets.vision.machine.interruption import held_signals, sigterm_exits
+from platform_assets.vision.machine.interruption import held_signals, interrupts_come_through, sigterm_exits
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,69 @@ def test_held_signals__an_error_of_the_block_comes_first() -> None:
     with pytest.raises(ValueError, match="broken"):
         broken()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Swallows:
+    """Python only reports what is raised in a destructor."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        if self.error is not None:
+            raise self.error
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def wait() -> None:
+    with interrupts_come_through():
+        Swallows()
+        time.sleep(20)
+
+
+def test_interrupts_come_through__again_after_each_destructor_that_swallows_them() -> None:
+    heard: list[int] = []
+
+    def once_more(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) == 2:
+            Swallows()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, once_more)
+    before, began = sys.unraisablehook, time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    time.sleep(0.2)
+    assert (len(heard), time.monotonic() - began < 10) == (3, True)
+    assert sys.unraisablehook is before
+
+
+def test_interrupts_come_through__at_the_end_of_the_block_at_the_latest() -> None:
+    done: list[str] = []
+
+    def short() -> None:
+        with interrupts_come_through():
+            Swallows()
+            done.append("block")
+        done.append("more")
+
+    with pytest.raises(KeyboardInterrupt):
+        short()
+    time.sleep(0.2)
+    assert done == ["block"]
+
+
+def test_interrupts_come_through__other_errors_of_destructors_are_reported_as_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda thrown_away: reported.append(thrown_away.exc_type))
+    with interrupts_come_through():
+        Swallows(ValueError("broken"))
+        Swallows(GeneratorExit())
+    time.sleep(0.2)
+    assert reported == [ValueError, GeneratorExit]
 
 
 def test_sigterm_exits__as_an_exception_with_the_usual_code() -> None:
