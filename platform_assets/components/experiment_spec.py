@@ -60,7 +60,8 @@ class ExperimentSpec(BaseModel):
         default=None,
         ge=2,
         le=20,
-        description="cross-validation: seed s trains without fold s and selects on it; test stays",
+        description="cross-validation: seed s trains without fold s and selects on it; test stays; every fold has its "
+        "seed unless `seeds` are named",
     )
     without_probe: dict[BackboneName, Waiver] = Field(
         default={}, description="backbones that are finetuned without a linear probe beside it, and why"
@@ -83,6 +84,12 @@ class ExperimentSpec(BaseModel):
     intended_use: str | None = None
     limits: str | None = None
     owners: tuple[str, ...] = DEFAULT_OWNERS
+
+    @model_validator(mode="after")
+    def _a_seed_for_each_fold(self) -> Self:
+        if self.folds is not None and "seeds" not in self.model_fields_set:
+            object.__setattr__(self, "seeds", tuple(range(self.folds)))
+        return self
 
     @model_validator(mode="after")
     def _baseline_is_a_variant(self) -> Self:

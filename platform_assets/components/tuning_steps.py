@@ -109,24 +109,45 @@ def _search(desk: Desk, name: str, options: Tune) -> _Search:
 
 
 def _value(search: _Search, variant: Variant, report: Report) -> float:
-    """The experiment's metric on val of one fitted trial. A loss that is not finite, or too large a batch, fails it."""
-    from platform_assets.vision.machine.out_of_memory import TrainingOutOfMemory
-    from platform_assets.vision.training.job import NonFiniteLoss
-    from platform_assets.vision.trials.tuning import Pruned, TrialFailed
+    """The experiment's metric on val of one fitted trial. What its options alone are to blame for fails it."""
+    from platform_assets.vision.trials.tuning import TrialFailed
 
-    trial = search.trial(variant)
+    try:
+        return _fitted_value(search, search.trial(variant), report)
+    except _faults_of_options() as error:
+        raise TrialFailed(f"{type(error).__name__}: {error}") from error
+
+
+def _fitted_value(search: _Search, trial: ResolvedTrial, report: Report) -> float:
+    from platform_assets.vision.trials.tuning import Pruned
+
+    ends: tuple[type[Exception], ...] = (Pruned, *_faults_of_options())
     work = search.folder / "_trials" / trial.config_hash
     try:
         fitted = fitted_trial(search.desk, trial, search.records, work, lambda row: report(row.epoch, row.val_metric))
         value = _val_metric(fitted)
-    except Pruned:
-        shutil.rmtree(work)
+    except ends:
+        shutil.rmtree(work, ignore_errors=True)
         raise
-    except (NonFiniteLoss, TrainingOutOfMemory) as error:
-        shutil.rmtree(work)
-        raise TrialFailed(f"{type(error).__name__}: {error}") from error
     shutil.rmtree(work, ignore_errors=True)  # a probe has none; what ends otherwise goes on from there
     return value
+
+
+def _faults_of_options() -> tuple[type[Exception], ...]:
+    from platform_assets.vision.machine.out_of_memory import TrainingOutOfMemory
+    from platform_assets.vision.machine.precision import PrecisionNotSupported
+    from platform_assets.vision.networks.part_attention import PartsDoNotFit
+    from platform_assets.vision.recipes.backbones import SizeDoesNotFit
+    from platform_assets.vision.training.batch_plan import TooFewImages
+    from platform_assets.vision.training.execution import NotOfThisBackbone
+    from platform_assets.vision.training.job import NonFiniteLoss
+    from platform_assets.vision.training.optimization import TooManyFrozenLayers
+    from platform_assets.vision.trials.network_fitting import TeacherDoesNotFit
+
+    return (
+        *(NonFiniteLoss, TrainingOutOfMemory, PrecisionNotSupported, PartsDoNotFit, SizeDoesNotFit),
+        *(TooFewImages, NotOfThisBackbone, TooManyFrozenLayers, TeacherDoesNotFit),
+    )
 
 
 def _val_metric(fitted: Fitted) -> float:

@@ -40,3 +40,14 @@ def test_start__weights_that_were_not_found_are_not_looked_for_again(tmp_path: P
     found = inputs.start(probe)
     assert found is not None
     assert found.origin == "package"
+
+
+def test_folds__every_fold_is_a_trial_unless_seeds_are_named() -> None:
+    """One of the five folds was trained, in silence."""
+    attributes = {key: value for key, value in experiment_yaml(folds=3)["attributes"].items() if key != "seeds"}
+    spec = ExperimentSpec.model_validate(attributes)
+    assert spec.seeds == (0, 1, 2)
+    assert len(spec.trials) == 3 * len(spec.variants)
+    assert ExperimentSpec.model_validate(attributes | {"seeds": [1]}).seeds == (1,)
+    del attributes["folds"]
+    assert ExperimentSpec.model_validate(attributes).seeds == (0,)

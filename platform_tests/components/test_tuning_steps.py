@@ -28,7 +28,9 @@ from platform_assets.resources import (
 from platform_assets.stores.mlflow_database import load_mlflow
 from platform_assets.stores.tables import Tables
 from platform_assets.vision.recipes.backbones import get_backbone
+from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.recipes.tuning_options import Tune, best_parameters
+from platform_assets.vision.recipes.variants import Variant
 from platform_tests.components.projects import COLOURS, dataset_yaml, experiment_yaml, write_images
 
 CNN = {"backbone": "baseline_cnn", "mode": "scratch", "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16}}
@@ -246,3 +248,22 @@ def test_tuning__a_training_that_diverges_is_a_failed_trial(workshop: Workshop) 
     assert set(trials.filter(pl.col("train.learning_rate") == 1e-3)["state"]) <= {"complete", "pruned"}
     failed = [run for run in workshop.mlflow_runs().values() if run.info.status == "FAILED"]
     assert len(failed) == diverged.height
+
+
+def test_tuning__options_that_the_backbone_refuses_are_a_failed_trial(workshop: Workshop) -> None:
+    """The search ended, and every later one tried the same values first and ended again."""
+    space = {"train.frozen_layers": {"choices": [0, 40]}, "train.learning_rate": {"low": 1e-4, "high": 1e-2}}
+    train = {"epochs": 1, "warmup_epochs": 0, "max_steps": 1}
+    workshop.spec.variants["tuned"] = Variant(
+        backbone="tf_efficientnet_lite0", mode="finetune", image_size_px=64, train=TrainRecipe(**train)
+    )
+    options = Tune.model_validate({"variant": "tuned", "space": space, "trials": 3, "sampler": "random", "seed": 3})
+    workshop.search("frozen", options)
+    trials = workshop.tables.read(["photos", "first", "tuning_frozen"])
+    assert trials.height == 3
+    refused = trials.filter(pl.col("train.frozen_layers") == 40)
+    assert set(refused["state"]) == {"failed"}
+    assert refused["reason"][0].startswith(
+        "TooManyFrozenLayers: frozen_layers 40: backbone 'tf_efficientnet_lite0' has"
+    )
+    assert set(trials.filter(pl.col("train.frozen_layers") == 0)["state"]) <= {"complete", "pruned"}

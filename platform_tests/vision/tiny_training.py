@@ -11,7 +11,7 @@ from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import LabelledImages
 from platform_assets.vision.training.losses import draw_order, make_loss
-from platform_assets.vision.training.optimization import freeze, make_optimizer, rate_factor
+from platform_assets.vision.training.optimization import freeze, make_optimizer, rate_factor, trainable
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 
@@ -23,8 +23,9 @@ def tiny_training(
     epoch_steps = -(-len(part) // recipe.batch_size)
     loss_of = make_loss(recipe, np.bincount(part.labels_n, minlength=classifier.num_classes), device="cpu")
     optimizer, generator, step, history = make_optimizer(classifier, recipe), np.random.default_rng(0), 0, []
+    all_of_it = trainable(classifier)
     for epoch in range(1, recipe.epochs + 1):
-        freeze(classifier.train(), recipe, epoch)
+        freeze(classifier.train(), recipe, epoch, all_of_it)
         losses = []
         for rows in np.array_split(draw_order(part.labels_n, recipe, generator), epoch_steps):
             factor = rate_factor(step, total_steps=recipe.epochs * epoch_steps, epoch_steps=epoch_steps, options=recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,8 @@ from platform_assets.vision.recipes.backbones import (
 def read_backbone(timm_name: str, *, name: str) -> Backbone:
     """The record of a model under the name it is asked by, from timm's configuration and a build without memory.
 
-    Raises UnknownBackbone for a name that timm has not, and for a model whose pixels we cannot make.
+    Raises UnknownBackbone for a name that timm has not, for a model whose pixels we cannot make, and for one that gives
+    no vector.
     """
     import timm
     import torch
@@ -33,7 +35,8 @@ def read_backbone(timm_name: str, *, name: str) -> Backbone:
             "only square RGB by bicubic or bilinear is supported"
         )
     with torch.device("meta"):
-        model = timm.create_model(timm_name, num_classes=0)
+        model = timm.create_model(timm_name, num_classes=0).eval()
+        _require_vector(timm_name, model, torch.zeros(1, 3, height, width))
     return Backbone(
         name=name,
         timm_name=timm_name,
@@ -76,8 +79,9 @@ def _normalization(timm_name: str, mean: Any, std: Any) -> Normalization:
 
 
 def _transformer(model: Any) -> Transformer | None:
-    """The tokens of a model, if it is one sequence of patches through equal blocks."""
-    if not all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens", "embed_dim")):
+    """The tokens of a model, if it is one sequence of patches through equal blocks, in a grid that may have any size."""
+    tokens = ("patch_embed", "blocks", "num_prefix_tokens", "embed_dim", "cls_token")
+    if not all(hasattr(model, name) for name in tokens) or not _takes_any_grid(model):
         return None
     class_token = model.cls_token is not None
     return Transformer(
@@ -88,3 +92,18 @@ def _transformer(model: Any) -> Transformer | None:
         class_token=class_token,
         register_tokens=model.num_prefix_tokens - int(class_token),
     )
+
+
+def _takes_any_grid(model: Any) -> bool:
+    """Whether its class has the option by which timm's plain transformers (ViT, EVA) are built for a size."""
+    taken = inspect.signature(type(model).__init__).parameters.values()
+    return any(each.name == "dynamic_img_size" or each.kind is each.VAR_KEYWORD for each in taken)
+
+
+def _require_vector(timm_name: str, model: Any, images_bchw: Any) -> None:
+    try:
+        shape = tuple(model(images_bchw).shape)
+    except NotImplementedError:  # an operation that has no form without memory
+        return
+    if shape != (1, model.head_hidden_size):
+        raise UnknownBackbone(f"backbone: {timm_name!r} of timm makes {shape} of an image and no vector; use another")

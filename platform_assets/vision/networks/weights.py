@@ -133,9 +133,11 @@ def _untrained(backbone: Backbone, image_size_px: int) -> nn.Module:
         # With the head, as ever: without it the generator stands elsewhere, and a seed gives another network.
         return _without_head(_timm_model(backbone, {}))
     if backbone.transformer is not None:
-        return _timm_model(
-            backbone, {"num_classes": 0, "img_size": (image_size_px, image_size_px), "dynamic_img_size": False}
-        )
+        options = {"num_classes": 0, "img_size": (image_size_px, image_size_px), "dynamic_img_size": False}
+        try:
+            return _timm_model(backbone, options)
+        except AssertionError as error:  # a stem of convolutions that leaves no whole patches
+            raise _does_not_fit(backbone, image_size_px, error) from error
     if image_size_px != backbone.image_size_px and _is_built_for_one_size(backbone):
         return _resized(backbone, image_size_px)
     return _timm_model(backbone, {"num_classes": 0})
@@ -155,11 +157,15 @@ def _resized(backbone: Backbone, image_size_px: int) -> nn.Module:
         with torch.inference_mode():
             model.eval()(next(model.parameters()).new_zeros(1, 3, *side))
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise SizeDoesNotFit(
-            f"image_size_px {image_size_px} does not fit backbone {backbone.name!r} ({error}); "
-            f"use its native {backbone.image_size_px}"
-        ) from error
+        raise _does_not_fit(backbone, image_size_px, error) from error
     return model
+
+
+def _does_not_fit(backbone: Backbone, image_size_px: int, error: Exception) -> SizeDoesNotFit:
+    return SizeDoesNotFit(
+        f"image_size_px {image_size_px} does not fit backbone {backbone.name!r} ({str(error) or type(error).__name__}); "
+        f"use its native {backbone.image_size_px}"
+    )
 
 
 def _timm_model(backbone: Backbone, options: dict[str, Any]) -> nn.Module:

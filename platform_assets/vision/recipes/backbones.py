@@ -139,7 +139,8 @@ class Backbone(BaseModel):
         tokens = self.transformer
         if tokens is None:
             raise ValueError(
-                f"backbone {self.name!r} is no transformer and has no features {features!r}; use features: pooled"
+                f"backbone {self.name!r} is no plain transformer (ViT, EVA) and has no features {features!r}; "
+                "use features: pooled"
             )
         if features != "mean" and not tokens.class_token:
             raise ValueError(

@@ -96,16 +96,20 @@ def _drop_path_places(block: nn.Module) -> list[str]:
 @contextmanager
 def _recomputed_activations(classifier: Classifier) -> Iterator[None]:
     """Activations are computed again in the backward pass instead of kept (Chen et al. 2016, arXiv 1604.06174)."""
-    switch = getattr(classifier.backbone, "set_grad_checkpointing", None)
-    if switch is None:
+    backbone: Any = classifier.backbone
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (
+        AttributeError,
+        AssertionError,
+    ):  # some networks of timm have the method, and it asserts that nobody calls it
         raise NotOfThisBackbone(
             f"backbone {classifier.backbone_name!r} cannot recompute its activations; remove gradient_checkpointing"
-        )
-    switch(True)
+        ) from None
     try:
         yield
     finally:
-        switch(False)
+        backbone.set_grad_checkpointing(False)
 
 
 @contextmanager

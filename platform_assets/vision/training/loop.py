@@ -23,7 +23,7 @@ from platform_assets.vision.training.distributed import Ranks
 from platform_assets.vision.training.execution import prepared
 from platform_assets.vision.training.job import Job, Listener, NonFiniteLoss, TrainingStopped
 from platform_assets.vision.training.losses import make_loss
-from platform_assets.vision.training.optimization import freeze, rate_factor
+from platform_assets.vision.training.optimization import freeze, rate_factor, trainable
 from platform_assets.vision.training.pace import Pace
 from platform_assets.vision.training.state import EpochRow, Progress
 from platform_assets.vision.training.step import NonFinite, TrainingStep, step_seed
@@ -65,6 +65,7 @@ class _Loop:
         self.listener = listener
         counts_k = np.bincount(job.train_part.labels_n, minlength=job.classifier.num_classes)
         loss = make_loss(job.recipe, counts_k, device=job.device)
+        self.trainable = trainable(job.classifier)
         self.step = TrainingStep(job.classifier, job.recipe, loss, device=job.device, ranks=ranks, teacher=job.teacher)
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
@@ -100,7 +101,7 @@ class _Loop:
         """What is left of the epoch's steps, then one pass over val."""
         job, epoch = self.job, self.progress.epoch + 1
         job.classifier.train()
-        freeze(job.classifier, job.recipe, epoch)
+        freeze(job.classifier, job.recipe, epoch, self.trainable)
         self.clock = time.perf_counter()
         for batches in self._left_of(epoch):
             self._take(batches, epoch)

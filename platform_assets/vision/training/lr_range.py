@@ -17,7 +17,7 @@ from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import Batch, LabelledImages, batches_per_epoch, epoch_batches
 from platform_assets.vision.training.execution import prepared
 from platform_assets.vision.training.losses import make_loss
-from platform_assets.vision.training.optimization import freeze
+from platform_assets.vision.training.optimization import freeze, trainable
 from platform_assets.vision.training.step import NonFinite, Teacher, TrainingStep, step_seed
 
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
@@ -92,7 +92,7 @@ def _step_of(
     trained: Classifier, part: LabelledImages, recipe: TrainRecipe, device: Device, teacher: Teacher | None
 ) -> TrainingStep:
     trained.train()
-    freeze(trained, recipe, recipe.epochs)
+    freeze(trained, recipe, recipe.epochs, trainable(trained))
     counts_k = np.bincount(part.labels_n, minlength=trained.num_classes)
     return TrainingStep(trained, recipe, make_loss(recipe, counts_k, device=device), device=device, teacher=teacher)
 

@@ -171,8 +171,13 @@ def _half_cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
 
 
-def freeze(classifier: Classifier, options: OptimizerOptions, epoch: int) -> None:
-    """Freeze what `epoch`, counted from 1, does not train, and train every other parameter.
+def trainable(classifier: Classifier) -> frozenset[int]:
+    """The ids of the parameters that ask for a gradient: all but those that the author of a network has frozen."""
+    return frozenset(id(parameter) for parameter in classifier.parameters() if parameter.requires_grad)
+
+
+def freeze(classifier: Classifier, options: OptimizerOptions, epoch: int, trainable: frozenset[int]) -> None:
+    """Freeze what `epoch`, counted from 1, does not train, and train every other one of the `trainable` parameters.
 
     Norms of frozen layers are put in evaluation mode, so that their running statistics stay; call it after
     `classifier.train()`. Raises TooManyFrozenLayers.
@@ -184,9 +189,10 @@ def freeze(classifier: Classifier, options: OptimizerOptions, epoch: int) -> Non
             f"choose 0 to {len(layers)}"
         )
     frozen_layers = layers if epoch <= options.freeze_backbone_epochs else layers[: options.frozen_layers]
-    frozen = {id(parameter) for layer in frozen_layers for parameter in layer}
+    trained = trainable - {id(parameter) for layer in frozen_layers for parameter in layer}
     for parameter in classifier.parameters():
-        parameter.requires_grad_(id(parameter) not in frozen)
+        parameter.requires_grad_(id(parameter) in trained)
+    frozen = {id(parameter) for parameter in classifier.parameters()} - trained
     _stop_statistics(classifier.backbone, frozen)
 
 

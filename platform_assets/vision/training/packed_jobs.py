@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from _pickle import PicklingError  # the error alone: nothing is read by pickle
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -99,7 +101,15 @@ def _emptied(module: Module, path: Path) -> Module:
     if sum(1 for _ in module.named_parameters(remove_duplicate=False)) > sum(1 for _ in module.parameters()):
         raise DoesNotTravel("two layers share a parameter, which several processes cannot keep shared; use devices: 1")
     torch.save({name: tensor.detach().cpu() for name, tensor in _tensors(module)}, path)
-    return copy.deepcopy(module).to("meta")
+    hollow = copy.deepcopy(module).to("meta")
+    try:
+        ForkingPickler.dumps(hollow)
+    except (AttributeError, TypeError, PicklingError) as error:
+        raise DoesNotTravel(
+            f"{type(module).__name__} cannot be handed to another process ({error}); define its classes and functions at "
+            "the top of a module, or use devices: 1"
+        ) from error
+    return hollow
 
 
 def _filled(module: Module, path: Path) -> Module:

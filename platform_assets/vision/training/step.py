@@ -16,12 +16,15 @@ from platform_assets.vision.machine.precision import Precision
 from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import Batch
-from platform_assets.vision.training.distributed import ALONE, Ranks
+from platform_assets.vision.training.distributed import ALONE, PeerLost, Ranks
 from platform_assets.vision.training.ema import WeightAverage
 from platform_assets.vision.training.execution import compiled
 from platform_assets.vision.training.losses import Loss
 from platform_assets.vision.training.optimization import make_optimizer
 from platform_assets.vision.training.state import StepFigures
+
+_LOWEST_SCALE = 1e-4
+"""Of float16's gradients: scales below say that it is not the scale (fairseq's min_loss_scale)."""
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 """images_bchw of a batch, on the training's device, to logits_bk over the same classes; a module is moved there."""
@@ -68,7 +71,8 @@ class TrainingStep:
         """One step at base rate `rate`; the gradient is that of the mean loss over all images of all batches and ranks.
 
         What is random inside the network (dropout) follows from `seed` and the rank. Raises NonFinite before the weights
-        are touched.
+        are touched, or PeerLost where the images of another rank are to blame. float16 skips a step that is not finite and
+        halves its scale, down to a ten-thousandth.
         """
         torch.manual_seed(seed + self._ranks.rank)
         for group in self.optimizer.param_groups:
@@ -76,10 +80,11 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         images = sum(len(batch.rows) for batch in batches)
         loss = sum(self._backward(batch, len(batch.rows) / images) for batch in batches)
+        own = self._gradient_norm() if self._ranks.world > 1 else None
         loss, images = self._ranks.share(self.classifier, loss, images)
         scaler = self._precision.scaler
         scaler.unscale_(self.optimizer)
-        norm = self._clipped([int(row) for batch in batches for row in batch.rows])
+        norm = self._clipped([int(row) for batch in batches for row in batch.rows], own)
         scaler.step(self.optimizer)
         scaler.update()
         if self.average is not None:
@@ -125,19 +130,35 @@ class TrainingStep:
         with torch.no_grad(), self._precision.autocast():
             return self._teacher(images_bchw)
 
-    def _clipped(self, rows: Sequence[int]) -> float | None:
-        """The norm of all gradients before they were clipped, None without clipping or where the scaler skips the step."""
+    def _gradient_norm(self) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self.classifier.parameters() if parameter.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _clipped(self, rows: Sequence[int], own: torch.Tensor | None) -> float | None:
+        """The norm of all gradients before they were clipped, None without clipping or where the scaler skips the step.
+
+        `own` is the norm of this rank's `rows` alone, where there are others.
+        """
+        total = self._gradient_norm()
         norm, limit = total.item(), self.recipe.clip_norm
         if not math.isfinite(norm):
-            if self._precision.scales:
+            if self._precision.scales and self._precision.scaler.get_scale() >= _LOWEST_SCALE:
                 return None
+            if own is not None:
+                self._leave_it_to_the_culprit(own)
             raise NonFinite(f"gradient norm is {norm}", rows)
         if limit is None:
             return None
         torch.nn.utils.clip_grads_with_norm_(self.classifier.parameters(), limit, total)
         return norm
+
+    def _leave_it_to_the_culprit(self, own: torch.Tensor) -> None:
+        """Raises PeerLost where own gradients are finite and another rank's are not; all of them may be, and not their sum."""
+        mine = torch.isfinite(own).logical_not().float().reshape(1)
+        anybody = mine.clone()
+        self._ranks.sum(anybody)
+        if anybody.item() > 0 and mine.item() == 0:
+            raise PeerLost(f"the gradients of another rank than {self._ranks.rank} are not finite")
 
     def tensors(self) -> dict[str, Any]:
         """All of it, as TrainingState saves it."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from platform_assets.vision.networks.models import Classifier, initial_classifier
+from platform_assets.vision.recipes.backbones import SizeDoesNotFit
 from platform_assets.vision.recipes.resolving import training_pixels
 from platform_assets.vision.training.batches import LabelledImages
 from platform_assets.vision.training.loading import choose_workers
@@ -24,12 +27,13 @@ if TYPE_CHECKING:
     from platform_assets.vision.networks.weight_files import WeightsFile
     from platform_assets.vision.recipes.preprocessing import Preprocessing
     from platform_assets.vision.recipes.resolving import ResolvedTrial
+    from platform_assets.vision.recipes.train_options import TrainRecipe
     from platform_assets.vision.training.pace import PaceReport
     from platform_assets.vision.training.state import EpochRow
 
 
 class TeacherDoesNotFit(ValueError):
-    """A teacher that sees other pixels than its student, and so cannot judge what the student sees."""
+    """A teacher that cannot judge what its student sees: it was trained on other pixels, or takes no other size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +59,19 @@ def fit_network_trial(
 ) -> Fitted:
     """A network trained from scratch or from pretrained weights; resumes from `work_dir`.
 
-    `weights` is that of `initial_classifier`. Raises TeacherDoesNotFit and what `train` raises.
+    `weights` is that of `initial_classifier`. Raises TeacherDoesNotFit, SizeDoesNotFit and what `train` raises.
     """
     assert trial.train is not None
     listeners = listeners or Listeners()
     if teacher is not None:
         _require_same_pixels(teacher, trial.preprocessing, trial.train.distill_from)
+    classifier = initial_classifier(trial, len(label_map), weights)
+    if trial.train.crop_size_px is not None:
+        _require_crops_fit(classifier, teacher, trial.train, trial.train.crop_size_px)
     parts = network_parts(trial, records, pixels, label_map)
     workers, rates = choose_workers(parts["train"], trial.train, device=device)
     measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
     listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
-    classifier = initial_classifier(trial, len(label_map), weights)
     result = train(
         classifier,
         parts["train"],
@@ -103,6 +109,29 @@ def network_parts(
         images_nchw = pixels.rows(records, rows, preprocessing)
         found[part] = LabelledImages(tuple(image_ids[rows]), images_nchw, labels_n)
     return found
+
+
+def _require_crops_fit(classifier: Classifier, teacher: Classifier | None, train: TrainRecipe, crop_px: int) -> None:
+    """Only the network itself knows whether it takes pictures of another size, so each sees one."""
+    said = f"train.crop_size_px {crop_px}"
+    if reason := _refuses(classifier, crop_px):
+        raise SizeDoesNotFit(
+            f"{said}: backbone {classifier.backbone_name!r} takes one size alone ({reason}); remove it"
+        )
+    if teacher is not None and (reason := _refuses(teacher, crop_px)):
+        raise TeacherDoesNotFit(
+            f"distill_from {train.distill_from}: the teacher takes one size alone ({reason}); remove {said}"
+        )
+
+
+def _refuses(network: Classifier, side_px: int) -> str | None:
+    device = next(network.parameters()).device
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8, device=device))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return None
 
 
 def _require_same_pixels(teacher: Classifier, seen: Preprocessing, said: str | None) -> None:

@@ -125,7 +125,12 @@ def test_load_backbone__is_built_for_the_size_asked_for() -> None:
         SizeDoesNotFit, match="100 is no multiple of the 16 px patches of 'timm/test_vit'; use 96 or 112"
     ):
         load_backbone("timm/test_vit", pretrained=False, image_size_px=100)
+    for size_px in (96, 160):
+        model = load_backbone("timm/test_vit_relpos", pretrained=False, image_size_px=size_px)
+        assert model(torch.zeros(1, 3, size_px, size_px)).shape == (1, 96)
     with torch.device("meta"):
+        with pytest.raises(SizeDoesNotFit, match=r"208 does not fit backbone 'timm/vit_tiny_r.* \(AssertionError\)"):
+            load_backbone("timm/vit_tiny_r_s16_p8_224", pretrained=False, image_size_px=208)
         model = load_backbone("timm/swin_tiny_patch4_window7_224.ms_in1k", pretrained=False, image_size_px=64)
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 768)
         with pytest.raises(SizeDoesNotFit, match=r"image_size_px 100 does not fit backbone 'timm/maxvit_.* native 224"):

@@ -109,7 +109,7 @@ def test_dim__follows_from_what_the_features_are() -> None:
     ("name", "features", "said"),
     [
         ("baseline_cnn", "stages", "'baseline_cnn' has no features of stages; use features: pooled"),
-        ("resnet18.a1_in1k", "cls", "'resnet18.a1_in1k' is no transformer and has no features 'cls'"),
+        ("resnet18.a1_in1k", "cls", "'resnet18.a1_in1k' is no plain transformer .* has no features 'cls'"),
         (SIGLIP, "cls", "has no class token for features 'cls'; use features: pooled or mean"),
         (SIGLIP, "tokens", "has no class token for features 'tokens'"),
         ("my_models:build", "pooled", "only its code knows"),
@@ -171,6 +171,8 @@ def test_get_backbone__reads_other_models_from_timm() -> None:
     assert found.hub.repo == "timm/test_vit3.r160_in1k"
     # A pyramid of windows is no sequence of equal blocks.
     assert get_backbone("timm/swin_tiny_patch4_window7_224.ms_in1k").transformer is None
+    # Nor is one whose positions are within its attention, and that is built for a grid otherwise.
+    assert get_backbone("timm/test_vit_relpos").transformer is None
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,7 @@ def test_get_backbone__reads_other_models_from_timm() -> None:
         ("timm/test_vitt", "timm has no model 'test_vitt'; did you mean test_vit"),
         ("timm/test_vit.no_such_tag", "timm has no model"),
         ("timm/dpn68.mx_in1k", "wants mean .* which has no name here"),
+        ("timm/mobilenetv5_300m_enc", r"makes \(1, 2048, 16, 16\) of an image and no vector"),
     ],
 )
 def test_get_backbone__says_what_is_wrong_with_a_model_of_timm(name: str, said: str) -> None:

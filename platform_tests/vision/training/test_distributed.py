@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,26 @@ class EndedInSecondEpoch(SmallNet):
         if self.passes > 4 and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
             self.how()
         return super().forward(x_bchw)
+
+
+class _Infinite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features_bd: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(of_b)
+        return features_bd.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (of_b,) = ctx.saved_tensors
+        return torch.where(of_b[:, None], torch.full_like(gradients[0], float("inf")), gradients[0]), None
+
+
+class NoGradientOfOneColour(SmallNet):
+    """An image of one colour has a loss, and a gradient that is infinite."""
+
+    def forward(self, x_bchw: torch.Tensor) -> torch.Tensor:
+        infinite: torch.Tensor = _Infinite.apply(super().forward(x_bchw), x_bchw.std((2, 3)).amax(1) < 1e-6)
+        return infinite
 
 
 def kill_oneself() -> None:
@@ -127,6 +148,12 @@ def test_packed_job__names_what_cannot_travel(tmp_path: Path) -> None:
     with pytest.raises(DoesNotTravel, match="two layers share a parameter"):
         PackedJob.of(job(tmp_path, tied), tmp_path)
 
+    class Local(SmallNet):
+        """Of a function, as a plug-in's class may be."""
+
+    with pytest.raises(DoesNotTravel, match=r"(?s)cannot be handed to another process .*Local.* use devices: 1"):
+        PackedJob.of(job(tmp_path, net_classifier(Local)), tmp_path)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -167,6 +194,21 @@ def test_two_processes__images_that_are_no_number_are_named_from_the_other_proce
         run(tmp_path, TWO, classifier=classifier)
     assert 0 < len(caught.value.image_ids) < 8
     assert set(caught.value.image_ids) < set(TRAIN.image_ids)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", [0, 9])
+def test_two_processes__a_gradient_that_is_no_number_is_of_the_images_of_its_rank(tmp_path: Path, row: int) -> None:
+    """Of the sum over the ranks none is a number any more, and whoever spoke first named its own."""
+    images_nchw = TRAIN.images_nchw.copy()
+    images_nchw[row] = 7
+    part = replace(TRAIN, images_nchw=images_nchw)
+    recipe = TWO.model_copy(update={"augmentation": "none", "mixup": 0.0})
+    with pytest.raises(NonFiniteLoss, match="gradient norm is nan in epoch 1") as caught:
+        run(tmp_path, recipe, classifier=net_classifier(NoGradientOfOneColour), train_part=part)
+    assert TRAIN.image_ids[row] in caught.value.image_ids
+    assert len(caught.value.image_ids) <= 4
 
 
 @pytest.mark.slow

@@ -77,6 +77,15 @@ def test_prepared__refuses_what_the_backbone_lacks(option: dict[str, object], me
         pass
 
 
+def test_prepared__takes_the_assertion_of_a_network_of_timm_for_what_it_means() -> None:
+    recipe = TrainRecipe(gradient_checkpointing=True)
+    with (
+        pytest.raises(NotOfThisBackbone, match="cannot recompute its activations"),
+        prepared(timm_classifier("pit_ti_224"), recipe),
+    ):
+        pass
+
+
 def test_prepared__puts_everything_back_after_an_error() -> None:
     classifier = vit_classifier()
     recipe = TrainRecipe(drop_path=0.2, gradient_checkpointing=True, deterministic=True)

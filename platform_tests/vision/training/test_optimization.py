@@ -25,6 +25,7 @@ from platform_assets.vision.training.optimization import (
     make_optimizer,
     parameter_groups,
     rate_factor,
+    trainable,
 )
 from platform_tests.vision.shapes import coloured_shapes, small_classifier
 from platform_tests.vision.tiny_training import tiny_training
@@ -348,9 +349,9 @@ def test_rate_factor__warmup_is_refused_with_one_cycle_and_its_default_not_used(
 
 def test_freeze__head_alone_then_all_but_the_lowest() -> None:
     classifier, options = small_classifier(), OptimizerOptions(freeze_backbone_epochs=2, frozen_layers=2)
-    trained = []
+    trained, all_of_it = [], trainable(classifier)
     for epoch in (1, 2, 3):
-        freeze(classifier.train(), options, epoch)
+        freeze(classifier.train(), options, epoch, all_of_it)
         trained.append({n.rsplit(".", 1)[0] for n, p in classifier.named_parameters() if p.requires_grad})
     assert trained[0] == trained[1] == {"head"}
     assert {name.removeprefix("backbone.")[:8] for name in trained[2]} == {"blocks.1", "blocks.2", "head"}
@@ -360,10 +361,11 @@ def test_freeze__norms_stop_with_their_layer() -> None:
     classifier = around(Unprepared(), 8)
     blocks: Any = classifier.backbone.blocks
     stem: Any = classifier.backbone.stem
-    freeze(classifier.train(), OptimizerOptions(frozen_layers=3), 1)
+    all_of_it = trainable(classifier)
+    freeze(classifier.train(), OptimizerOptions(frozen_layers=3), 1, all_of_it)
     assert [block.norm.training for block in blocks] == [False, True, True]
     assert not stem[1].training, "a norm without parameters goes by the layer around it"
-    freeze(classifier.train(), OptimizerOptions(), 1)
+    freeze(classifier.train(), OptimizerOptions(), 1, all_of_it)
     assert all(module.training for module in classifier.modules())
 
 
@@ -371,7 +373,22 @@ def test_freeze__more_layers_than_there_are() -> None:
     with pytest.raises(
         TooManyFrozenLayers, match=r"frozen_layers 5: backbone 'baseline_cnn' has 4 layers; choose 0 to 4"
     ):
-        freeze(small_classifier(), OptimizerOptions(frozen_layers=5), 1)
+        freeze(small_classifier(), OptimizerOptions(frozen_layers=5), 1, frozenset())
+
+
+def test_freeze__what_the_author_of_a_network_has_frozen_stays_so() -> None:
+    """Its norms too; every epoch trained the whole of a plug-in that trains an adapter on a fixed trunk."""
+    classifier = around(Unprepared(), 8)
+    blocks: Any = classifier.backbone.blocks
+    blocks[1].requires_grad_(False)
+    asked, options = trainable(classifier), OptimizerOptions(freeze_backbone_epochs=1)
+    for epoch in (1, 2):
+        freeze(classifier.train(), options, epoch, asked)
+    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    assert {name for name in dict(classifier.named_parameters()) if name not in trained} == {
+        f"backbone.blocks.1.{name}" for name, _ in blocks[1].named_parameters()
+    }
+    assert [block.norm.training for block in blocks] == [True, False, True]
 
 
 def trained(classifier: Classifier | None = None, **options: Any) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -447,7 +464,7 @@ def test_options__the_first_epochs_of_the_head_leave_the_backbone_alone() -> Non
     before = copy.deepcopy(classifier.state_dict())
     options = TrainRecipe(epochs=2, batch_size=12, freeze_backbone_epochs=1)
     optimizer = make_optimizer(classifier, options)
-    freeze(classifier.train(), options, 1)
+    freeze(classifier.train(), options, 1, trainable(classifier))
     after = moved(optimizer, classifier)
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"head.weight", "head.bias"}

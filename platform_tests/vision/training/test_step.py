@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,25 @@ def test_step__float16_skips_a_step_whose_gradients_overflow() -> None:
     again = step_of(plain_net(), precision="float16")
     again.load(step.tensors())
     assert again.tensors()["scaler"]["scale"] == before / 2
+
+
+def test_step__float16_ends_where_no_scale_helps() -> None:
+    """It skipped every step to the end, at scale 0, and the training was a success with the weights of its start."""
+    step = step_of(plain_net(), precision="float16")
+    step.classifier.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+
+    def steps() -> Iterator[float]:
+        for seed in range(60):
+            step.take([batch(range(6))], rate=0.1, seed=seed)
+            yield step.tensors()["scaler"]["scale"]
+
+    scales = []
+    with pytest.raises(NonFinite, match="gradient norm is nan") as caught:
+        scales.extend(steps())
+    assert caught.value.rows == tuple(range(6))
+    step_from = step.tensors()["scaler"]["scale"]
+    assert 1e-5 < step_from < 1e-4
+    assert max(differences(step.classifier, plain_net())) == 0
 
 
 def test_step__not_finite_names_the_rows_of_its_own_batch() -> None:

@@ -13,10 +13,14 @@ import torch
 from platform_assets.vision.images.pixel_cache import PixelCache
 from platform_assets.vision.networks.models import Classifier, build_classifier
 from platform_assets.vision.networks.weights import weights_sha256
+from platform_assets.vision.recipes.backbones import SizeDoesNotFit
+from platform_assets.vision.recipes.resolving import resolve_trial
+from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.recipes.variants import Variant
 from platform_assets.vision.training.pixels import Pixels
 from platform_assets.vision.trials.network_fitting import Listeners, TeacherDoesNotFit, fit_network_trial, network_parts
 from platform_tests.vision.pictures import png, write
-from platform_tests.vision.shapes import PREPROCESSING, SHAPES, shapes_trial
+from platform_tests.vision.shapes import PREPROCESSING, PROTOCOL, SHAPES, shapes_trial
 
 
 @pytest.fixture
@@ -117,3 +121,24 @@ def test_fit__a_teacher_changes_the_weights_and_must_see_the_same_pixels(tmp_pat
             work_dir=tmp_path / "other",
             teacher=_teacher(side_px * 2),
         )
+
+
+def test_fit__crops_of_another_size_need_networks_that_take_it(tmp_path: Path, records: pl.DataFrame) -> None:
+    """Of timm's other transformers, and of a teacher, nothing is known before they are built."""
+    larger = PROTOCOL.model_copy(update={"image_size_px": 64})
+    train = {"epochs": 1, "max_steps": 1, "crop_size_px": 32}
+
+    def fit(backbone: str, teacher: Classifier | None = None, **more: str) -> None:
+        variant = Variant(backbone=backbone, mode="scratch", train=TrainRecipe.model_validate(train | more))
+        trial = resolve_trial(variant, name="cropped", seed=0, protocol=larger)
+        fit_network_trial(
+            trial, records, pixels_of(tmp_path), SHAPES, device="cpu", work_dir=tmp_path / backbone, teacher=teacher
+        )
+
+    with pytest.raises(SizeDoesNotFit, match=r"train\.crop_size_px 32: backbone 'timm/test_vit' takes one size alone"):
+        fit("timm/test_vit")
+    seen = PREPROCESSING.model_copy(update={"image_size_px": 64})
+    teacher = build_classifier("timm/test_vit", len(SHAPES), seen, pretrained=False, seed=7)
+    with pytest.raises(TeacherDoesNotFit, match=r"distill_from outputs/teacher: the teacher takes one size alone"):
+        fit("baseline_cnn", teacher, distill_from="outputs/teacher")
+    fit("baseline_cnn", _teacher(64), distill_from="outputs/teacher")
