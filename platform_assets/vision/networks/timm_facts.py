@@ -103,7 +103,7 @@ def _takes_any_grid(model: Any) -> bool:
 def _require_vector(timm_name: str, model: Any, images_bchw: Any) -> None:
     try:
         shape = tuple(model(images_bchw).shape)
-    except NotImplementedError:  # an operation that has no form without memory
+    except RuntimeError:  # an operation that has no form without memory, or asks for a value
         return
     if shape != (1, model.head_hidden_size):
         raise UnknownBackbone(f"backbone: {timm_name!r} of timm makes {shape} of an image and no vector; use another")

@@ -99,10 +99,8 @@ def _recomputed_activations(classifier: Classifier) -> Iterator[None]:
     backbone: Any = classifier.backbone
     try:
         backbone.set_grad_checkpointing(True)
-    except (
-        AttributeError,
-        AssertionError,
-    ):  # some networks of timm have the method, and it asserts that nobody calls it
+    # Some networks of timm have the method, and it asserts that nobody calls it.
+    except (AttributeError, AssertionError):
         raise NotOfThisBackbone(
             f"backbone {classifier.backbone_name!r} cannot recompute its activations; remove gradient_checkpointing"
         ) from None
