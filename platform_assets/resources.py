@@ -112,6 +112,10 @@ class FilesResource(dg.ConfigurableResource[Any]):
     def pixel_cache_bytes(self) -> int:
         return int(self.pixel_cache_gb * 1e9)
 
+    def computing_threads(self) -> Path:
+        """Where measurements of how many threads compute fastest are kept."""
+        return Path(self.data, "cache", "threads")
+
     def embedding_cache(self) -> EmbeddingCache:
         from platform_assets.stores.embeddings import EmbeddingCache
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from platform_assets.stores.runs import Runs
 from platform_tests.s3_server import S3Server, s3_server
@@ -13,6 +14,10 @@ from platform_tests.s3_server import S3Server, s3_server
 # Workers that each use all cores wait for each other: with one thread each all tests take a tenth less time (2026-11).
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example that takes long on a busy machine has not failed; a test that hangs is ended by pytest-timeout.
+settings.register_profile("kestrel", deadline=None)
+settings.load_profile("kestrel")
 
 # A shell lets what it starts in the background ignore SIGINT; dagster gives SIGTERM the same handler, and the tests send both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -55,7 +55,7 @@ Interrupt = Callable[[str], None]
 
 
 def _variants() -> dict[str, dict[str, Any]]:
-    several = {"two_processes": {"devices": 2}}
+    several = {"two_processes": {"devices": 2, "strategy": "ddp"}}
     shared = {"warmup_epochs": 0}
     return {
         name: {

@@ -43,6 +43,7 @@ class Replay:
     inputs: Inputs
     start: WeightsFile | None
     device: Device
+    threads: int | None
     outputs: Outputs
     files: FilesResource
     settings: Settings
@@ -77,6 +78,7 @@ def open_replay(folder: OutputFolder, settings: Settings, scratch: Path, say: Sa
         inputs=inputs,
         start=_start(trial, inputs),
         device=_device(fit["device"], say),
+        threads=fit.get("computing_threads"),
         outputs=opened["outputs"].open(),
         files=opened["files"],
         settings=settings,

@@ -80,6 +80,7 @@ def _fitted(replay: Replay, embed_anew: bool) -> Fitted:
         work_dir=replay.scratch / "resume",
         weights=replay.start,
         teacher=teacher_of(trial, replay.outputs, replay.settings.root, label_map),
+        threads=replay.threads,
         listeners=listeners,
     )
 

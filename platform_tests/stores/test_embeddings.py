@@ -59,7 +59,7 @@ def test_lookup__another_key_holds_nothing(cache: EmbeddingCache, change: dict[s
     assert cache.lookup(KEY.model_copy(update=change), ["a"]).is_empty()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_add__float32_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, rows: list[list[float]]) -> None:
     cache = EmbeddingCache(tmp_path_factory.mktemp("cache"))

@@ -67,7 +67,7 @@ def test_write__reader_beside_a_writer_sees_one_whole_table_or_the_other(tables:
     assert seen <= set(sizes)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(values=st.lists(st.floats(width=32)), words=st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_write__every_float32_and_text_comes_back_exactly(
     tables: Tables, values: list[float], words: list[str]

@@ -41,6 +41,9 @@ MODES: dict[str, TrainRecipe] = {
         warmup_epochs=0.5,
     ),
     "two_processes": RECIPE.model_copy(update={"epochs": 12, "devices": 2, "ema_decay": 0.6, "patience_epochs": 12}),
+    "ddp": RECIPE.model_copy(
+        update={"epochs": 6, "batch_size": 9, "devices": 3, "strategy": "ddp", "freeze_backbone_epochs": 1}
+    ),
 }
 SIGNALS = {"sigkill": signal.SIGKILL, "ctrl_c": signal.SIGINT, "sigterm": signal.SIGTERM}
 
@@ -60,6 +63,20 @@ class SmallNet(nn.Module):
     def forward(self, x_bchw: torch.Tensor) -> torch.Tensor:
         x_bchw = self.dropout(torch.relu(self.norm(self.stem(x_bchw))))
         features_bd: torch.Tensor = torch.relu(self.wide(x_bchw.flatten(1)))
+        return features_bd
+
+
+class WideNet(SmallNet):
+    """Of more than the first mebibyte, which is one bucket of DistributedDataParallel."""
+
+    num_features = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wider = nn.Linear(self.num_features, self.num_features)
+
+    def forward(self, x_bchw: torch.Tensor) -> torch.Tensor:
+        features_bd: torch.Tensor = torch.relu(self.wider(super().forward(x_bchw)))
         return features_bd
 
 
@@ -88,7 +105,7 @@ def vit_classifier(**options: Any) -> Classifier:
 
 def classifier_of(mode: str) -> Classifier:
     if mode != "finetune":
-        return net_classifier()
+        return net_classifier(WideNet if mode == "ddp" else SmallNet)
     preprocessing = get_backbone("tf_efficientnet_lite0").preprocessing(image_size_px=SIDE_PX)
     return build_classifier("tf_efficientnet_lite0", len(SHAPES.names), preprocessing, pretrained=True, seed=0)
 

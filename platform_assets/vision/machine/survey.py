@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from platform_assets.vision.machine.devices import RequestedDevice, available_devices, choose_device
+from platform_assets.vision.machine.devices import Device, RequestedDevice, available_devices, choose_device
 
 LOW_DISK_GB = 5.0
 
@@ -105,8 +105,7 @@ def _computing(device: RequestedDevice) -> Iterator[Finding]:
     if choice.device == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
         yield Finding(subject="GPU", chosen=f"{torch.cuda.device_count()} x {name}", why=f"{memory:.0f} GB each")
-    threads = torch.get_num_threads()
-    yield Finding(subject="torch threads", chosen=str(threads), why="torch's own choice: one a physical core")
+    yield _computing_threads(choice.device)
     layout = "channels_last" if choice.channels_last else "contiguous"
     gain = "1.4 to 1.9 times as fast for convolutions on a CPU, faster on CUDA; no gain on MPS"
     yield Finding(subject="memory layout of CNNs", chosen=layout, why=gain)
@@ -125,6 +124,22 @@ def _computing(device: RequestedDevice) -> Iterator[Finding]:
         yield Finding(
             subject="operators MPS lacks", chosen="computed on the CPU", why="each is named once in the log and counted"
         )
+
+
+def _computing_threads(device: Device) -> Finding:
+    """On the baseline CNN, as a training measures its own network."""
+    from platform_assets.vision.networks.models import build_classifier
+    from platform_assets.vision.recipes.backbones import get_backbone
+    from platform_assets.vision.recipes.train_options import TrainRecipe
+    from platform_assets.vision.training.computing_threads import measure_threads, unmeasured_threads
+
+    chosen = unmeasured_threads(device)
+    if chosen is None:
+        preprocessing = get_backbone("baseline_cnn").preprocessing(image_size_px=96)
+        network = build_classifier("baseline_cnn", 2, preprocessing, pretrained=False, seed=0)
+        measured, others = measure_threads(network, TrainRecipe())
+        chosen = measured.choice(others)
+    return Finding(subject="computing threads", chosen=str(chosen.threads), why=chosen.why)
 
 
 def _why_bfloat16(device: str, hardware: bool) -> str:

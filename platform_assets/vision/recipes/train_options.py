@@ -159,6 +159,16 @@ class ExecutionOptions(Options):
         default=False, description="torch's deterministic algorithms; on a CPU training always is"
     )
     devices: int = Field(default=1, ge=1, description="processes, one a device; batch_size is that of all together")
+    strategy: Literal["all_reduce", "ddp"] = Field(
+        default="all_reduce",
+        description="how devices sum gradients: all_reduce once after the backward pass, ddp (torch's "
+        "DistributedDataParallel) in buckets during it",
+    )
+
+    @model_validator(mode="after")
+    def _strategy_of_one_device(self) -> Self:
+        self._refuse_without("strategy", "devices over 1", when=self.devices > 1)
+        return self
 
 
 class TrainRecipe(OptimizerOptions, LossOptions, AugmentOptions, ExecutionOptions):

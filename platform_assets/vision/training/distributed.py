@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,21 +39,22 @@ class Ranks:
         try:
             torch.distributed.all_reduce(values)
         except RuntimeError as error:
-            raise PeerLost(f"rank {self.rank} of {self.world} lost the others: {error}") from error
+            raise self.lost(error) from error
 
-    def share(self, module: nn.Module, loss: float, images: int) -> tuple[float, int]:
-        """Make the gradients of `module` those of the mean loss over all ranks' images; that mean and their number.
+    def lost(self, error: RuntimeError) -> PeerLost:
+        return PeerLost(f"rank {self.rank} of {self.world} lost the others: {error}")
 
-        `loss` is the mean over this rank's `images`, which its gradients are of. Running statistics of norms become
-        their mean over the ranks, so that every rank holds the same module after each step; within a step each norm sees
-        its own rank's images alone, as with torch's DistributedDataParallel. One sum in a fixed order: bucketing as
-        gradients come in would change the order, and so the last bits, when a training is resumed.
+    def share(
+        self, module: nn.Module, loss: float, images: int, gradients: Sequence[torch.Tensor]
+    ) -> tuple[float, int]:
+        """The mean loss over all ranks' images and their number, in one sum, which also makes `gradients` those of it.
+
+        `loss` is the mean over this rank's `images`, which its `gradients` are of. Running statistics of the norms in
+        `module` become their mean over the ranks, so that every rank holds the same module after each step; within a step
+        each norm sees its own rank's images alone, as with torch's DistributedDataParallel.
         """
-        if self.world == 1:
-            return loss, images
-        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         statistics = list(_running_statistics(module))
-        figures = torch.tensor([loss, 1.0], device=gradients[0].device)
+        figures = torch.tensor([loss, 1.0], device=next(module.parameters()).device)
         weighted = [tensor.float().reshape(-1) * images for tensor in (figures, *gradients)]
         summed = torch.cat([*weighted, *(tensor.reshape(-1) for tensor in statistics)])
         self.sum(summed)

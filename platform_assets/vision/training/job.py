@@ -47,6 +47,7 @@ class Job:
     fingerprint: str
     teacher: Teacher | None
     workers: int
+    threads: int
     save_every_seconds: float
 
     @property

@@ -67,7 +67,7 @@ class _Loop:
         loss = make_loss(job.recipe, counts_k, device=job.device)
         self.trainable = trainable(job.classifier)
         self.step = TrainingStep(job.classifier, job.recipe, loss, device=job.device, ranks=ranks, teacher=job.teacher)
-        self.progress = Progress()
+        self.progress = Progress(threads=job.threads)
         self.best: dict[str, torch.Tensor] = {}
         self.whole = True  # no step is half done, so that what is held is a state to go on from
         self.clock = 0.0

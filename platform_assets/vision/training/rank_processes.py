@@ -151,7 +151,7 @@ def _processes(packed: PackedJob, world: int, folder: Path) -> Iterator[_Family]
     """The ranks, started; none outlives the block."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    threads = max(1, torch.get_num_threads() // world) if packed.job.device == "cpu" else torch.get_num_threads()
+    threads = max(1, packed.job.threads // world) if packed.job.device == "cpu" else packed.job.threads
     processes, voices = [], []
     try:
         for rank in range(world):

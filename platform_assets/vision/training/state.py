@@ -73,7 +73,7 @@ class EpochSums(BaseModel):
 
 
 class Progress(BaseModel):
-    """Optimizer steps taken in all, the epochs done and the sums of the one under way.
+    """Optimizer steps taken in all, the epochs done, the sums of the one under way, and the threads that compute.
 
     The best epoch has the highest val metric; equals go to the lower val loss, then the earlier epoch.
     """
@@ -83,6 +83,7 @@ class Progress(BaseModel):
     steps: int = 0
     history: tuple[EpochRow, ...] = ()
     sums: EpochSums = EpochSums()
+    threads: int
 
     @property
     def epoch(self) -> int:

@@ -22,6 +22,7 @@ from platform_assets.vision.training.execution import compiled
 from platform_assets.vision.training.losses import Loss
 from platform_assets.vision.training.optimization import make_optimizer
 from platform_assets.vision.training.state import StepFigures
+from platform_assets.vision.training.strategies import gradients_of, make_strategy
 
 _LOWEST_SCALE = 1e-4
 """Of float16's gradients: scales below say that it is not the scale (fairseq's min_loss_scale)."""
@@ -57,7 +58,7 @@ class TrainingStep:
         self.average = WeightAverage(classifier, recipe.ema_decay) if recipe.ema_decay else None
         self._loss = loss
         self._precision = Precision(recipe, device)
-        self._forward = compiled(self._logits_and_auxiliary, recipe)
+        self._strategy = make_strategy(recipe, classifier, compiled(self._logits_and_auxiliary, recipe), ranks)
         self._device = device
         self._ranks = ranks
         self._teacher = teacher.to(device).eval() if isinstance(teacher, nn.Module) else teacher
@@ -79,9 +80,12 @@ class TrainingStep:
             group["lr"] = rate * group["rate_share"]
         self.optimizer.zero_grad(set_to_none=True)
         images = sum(len(batch.rows) for batch in batches)
-        loss = sum(self._backward(batch, len(batch.rows) / images) for batch in batches)
-        own = self._gradient_norm() if self._ranks.world > 1 else None
-        loss, images = self._ranks.share(self.classifier, loss, images)
+        self._strategy.begin(images)
+        loss = 0.0
+        for batch in batches:
+            with self._strategy.batch(last=batch is batches[-1]):
+                loss += self._backward(batch, len(batch.rows) / images)
+        loss, images, own = self._strategy.end(loss)
         scaler = self._precision.scaler
         scaler.unscale_(self.optimizer)
         norm = self._clipped([int(row) for batch in batches for row in batch.rows], own)
@@ -97,7 +101,7 @@ class TrainingStep:
         labels_b = batch.labels_b.to(self._device)
         shares_bk = None if batch.shares_bk is None else batch.shares_bk.to(self._device)
         with self._precision.autocast():
-            logits_bk, auxiliary = self._forward(images_bchw, labels_b)
+            logits_bk, auxiliary = self._strategy.forward(images_bchw, labels_b)
         loss = self._loss(logits_bk, labels_b, shares_bk, self._teacher_logits(images_bchw)) + auxiliary
         value = float(loss.item())
         if not math.isfinite(value):
@@ -130,16 +134,12 @@ class TrainingStep:
         with torch.no_grad(), self._precision.autocast():
             return self._teacher(images_bchw)
 
-    def _gradient_norm(self) -> torch.Tensor:
-        gradients = [parameter.grad for parameter in self.classifier.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
-
     def _clipped(self, rows: Sequence[int], own: torch.Tensor | None) -> float | None:
         """The norm of all gradients before they were clipped, None without clipping or where the scaler skips the step.
 
         `own` is the norm of this rank's `rows` alone, where there are others.
         """
-        total = self._gradient_norm()
+        total = torch.nn.utils.get_total_norm(gradients_of(self.classifier))
         norm, limit = total.item(), self.recipe.clip_norm
         if not math.isfinite(norm):
             if self._precision.scales and self._precision.scaler.get_scale() >= _LOWEST_SCALE:

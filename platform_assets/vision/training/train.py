@@ -19,6 +19,7 @@ from platform_assets.vision.networks.weights import weights_sha256
 from platform_assets.vision.recipes.resolving import MetricName
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.computing_threads import computing_threads
 from platform_assets.vision.training.distributed import ALONE, require_devices
 from platform_assets.vision.training.job import Job, Listener
 from platform_assets.vision.training.loop import finished, out_of_patience, run_training
@@ -48,6 +49,7 @@ class TrainResult:
     stopped_early: bool
     resumed_from_epoch: int
     resumed_from_step: int
+    threads: int
     best: dict[str, torch.Tensor]
     last: dict[str, torch.Tensor]
 
@@ -67,18 +69,21 @@ def train(
     stop_requested: Callable[[], bool] | None = None,
     teacher: Teacher | None = None,
     workers: int = 0,
+    threads: int | None = None,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> TrainResult:
     """Train `classifier` in place and leave it with the weights of its best epoch on val, in evaluation mode.
 
     The whole state is saved in `work_dir` every `save_every_seconds`, after each epoch, and when a stop request, an
     error between two steps, Ctrl-C or SIGTERM ends the training; a later call with the same arguments goes on from there
-    and on a CPU with as many threads ends with the same weights, bit for bit. State of another training is passed over.
+    and on a CPU ends with the same weights, bit for bit. State of another training is passed over.
 
     `on_epoch` hears of the epochs of this call alone, after they are saved; `on_progress` every two seconds. `teacher`
     gives logits for the very images the classifier sees, augmented, as 0 to 255; give a torch module, so that another
-    teacher's training is not gone on from. `workers` threads load ahead, which changes no result. With `devices` over 1
-    the ranks are processes of their own, and the callbacks are still called here.
+    teacher's training is not gone on from. `workers` threads load ahead, which changes no result. torch computes with
+    `threads`, all ranks together, or with those of now; another number gives other last bits, so a training that is gone
+    on with keeps the one it began with. With `devices` over 1 the ranks are processes of their own, and the callbacks are
+    still called here.
 
     Raises PrecisionNotSupported, NotEnoughDevices, NotOfThisBackbone and TeacherMismatch before the first step, then
     NonFiniteLoss, TrainingOutOfMemory, RankFailed, and TrainingStopped soon after `stop_requested` says so.
@@ -99,14 +104,16 @@ def train(
         fingerprint="",
         teacher=teacher,
         workers=workers,
+        threads=threads or torch.get_num_threads(),
         save_every_seconds=save_every_seconds,
     )
     job = replace(job, fingerprint=_fingerprint(job))
     saved = job.state.load()
-    resumed_from = saved[0] if saved else Progress()
+    resumed_from = saved[0] if saved else Progress(threads=job.threads)
+    job = replace(job, threads=resumed_from.threads)
     if not finished(resumed_from, job):
         listener = Listener(on_epoch or _ignored, on_progress or _ignored, stop_requested or _never)
-        with sigterm_exits():
+        with sigterm_exits(), computing_threads(job.threads):
             _run(job, listener)
     return _result(job, resumed_from)
 
@@ -136,6 +143,7 @@ def _result(job: Job, resumed_from: Progress) -> TrainResult:
         stopped_early=out_of_patience(progress, job.recipe) and progress.epoch < job.recipe.epochs,
         resumed_from_epoch=resumed_from.epoch,
         resumed_from_step=resumed_from.steps,
+        threads=progress.threads,
         best=best,
         last=last,
     )

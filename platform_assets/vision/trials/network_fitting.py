@@ -12,7 +12,8 @@ import torch
 from platform_assets.vision.networks.models import Classifier, initial_classifier
 from platform_assets.vision.recipes.backbones import SizeDoesNotFit
 from platform_assets.vision.recipes.resolving import training_pixels
-from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.batches import LabelledImages, batches_per_epoch
+from platform_assets.vision.training.computing_threads import choose_threads
 from platform_assets.vision.training.loading import choose_workers
 from platform_assets.vision.training.pixels import Pixels
 from platform_assets.vision.training.train import train
@@ -55,11 +56,13 @@ def fit_network_trial(
     work_dir: Path,
     weights: WeightsFile | None = None,
     teacher: Classifier | None = None,
+    threads: int | Path | None = None,
     listeners: Listeners | None = None,
 ) -> Fitted:
     """A network trained from scratch or from pretrained weights; resumes from `work_dir`.
 
-    `weights` is that of `initial_classifier`. Raises TeacherDoesNotFit, SizeDoesNotFit and what `train` raises.
+    `weights` is that of `initial_classifier`. `threads` is how many torch computes with on a CPU, or the folder that such
+    measurements are kept in. Raises TeacherDoesNotFit, SizeDoesNotFit and what `train` raises.
     """
     assert trial.train is not None
     listeners = listeners or Listeners()
@@ -72,6 +75,10 @@ def fit_network_trial(
     workers, rates = choose_workers(parts["train"], trial.train, device=device)
     measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
     listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
+    if not isinstance(threads, int):
+        batches = trial.train.epochs * batches_per_epoch(len(parts["train"]), trial.train) * trial.train.accumulate
+        threads, why = choose_threads(classifier, trial.train, batches, device=device, folder=threads)
+        listeners.say(f"{trial.trial}: {threads} computing threads ({why})")
     result = train(
         classifier,
         parts["train"],
@@ -85,6 +92,7 @@ def fit_network_trial(
         on_progress=listeners.on_progress,
         teacher=teacher,
         workers=workers,
+        threads=threads,
     )
     summary: dict[str, float | int | bool] = {
         "best_epoch": result.best_epoch,
@@ -92,6 +100,7 @@ def fit_network_trial(
         "resumed_from_epoch": result.resumed_from_epoch,
         "resumed_from_step": result.resumed_from_step,
         "loading_threads": workers,
+        "computing_threads": result.threads,
     }
     return Fitted(classifier, result.history, summary, last=result.last)
 

@@ -370,7 +370,7 @@ def test_extract__target_that_is_there_is_not_touched(tmp_path: Path, there: str
 SMALL = [zipped({"cat/a.png": b"abc", "b": b"\0" * 700}), tarred({"cat/a.png": b"abc", "b" * 120: b"\0" * 700})]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_extract__mutated_archives_are_whole_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -401,7 +401,7 @@ TREES = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(files=TREES, kind=st.sampled_from(["zip", "tar"]))
 def test_extract__any_names_come_out_as_they_were_or_are_refused(
     files: dict[str, bytes], kind: str, tmp_path_factory: pytest.TempPathFactory

@@ -77,7 +77,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(old=ROWS, new=ROWS, random=st.randoms())
 def test_diff__order_does_not_matter_and_backwards_is_the_opposite(
     old: list[Row], new: list[Row], random: object

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -40,7 +40,6 @@ def grouped(draw: st.DrawFn) -> pl.DataFrame:
     return records([label for label, _ in rows], groups=[group for _, group in rows], test=test)
 
 
-@settings(deadline=None)
 @given(grouped(), st.integers(2, 5), st.integers(0, 99))
 def test_folds__each_image_is_val_once_and_groups_are_never_parted(frame: pl.DataFrame, k: int, seed: int) -> None:
     outside = frame.filter(pl.col("split") != "test")
@@ -66,7 +65,6 @@ def needed_in_train(frame: pl.DataFrame) -> set[str]:
     return {label for label, found in groups.items() if len(found) > 1}
 
 
-@settings(deadline=None)
 @given(grouped(), st.integers(2, 5), st.integers(0, 99))
 def test_folds__a_class_of_two_groups_is_in_every_train(frame: pl.DataFrame, k: int, seed: int) -> None:
     if frame.filter(pl.col("split") != "test")["group"].n_unique() < k:
@@ -75,7 +73,6 @@ def test_folds__a_class_of_two_groups_is_in_every_train(frame: pl.DataFrame, k: 
         assert needed_in_train(frame) <= set(fold.filter(split="train")["label"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4), min_size=4, max_size=9), st.integers(2, 4))
 def test_folds__groups_of_several_classes_are_in_every_train_or_refused(groups: list[list[str]], k: int) -> None:
     rows = [(label, f"g{number}") for number, labels in enumerate(groups) for label in labels]
@@ -88,7 +85,6 @@ def test_folds__groups_of_several_classes_are_in_every_train_or_refused(groups: 
         assert needed_in_train(frame) <= set(fold.filter(split="train")["label"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(2, 5), st.integers(0, 99))
 def test_folds__single_images_differ_by_one_in_class_and_in_all(sizes: list[int], k: int, seed: int) -> None:
     labels = [f"c{number}" for number, size in enumerate(sizes) for _ in range(size)]

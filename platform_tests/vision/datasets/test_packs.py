@@ -54,7 +54,7 @@ FILES = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=FILES)
 def test_pack__gives_back_every_byte_by_id_by_tar_and_by_path(
     files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory

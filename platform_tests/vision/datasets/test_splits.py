@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
@@ -247,7 +247,6 @@ def quietly(frame: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
         raise
 
 
-@settings(deadline=None)
 @given(class_sizes, fractions, st.integers(0, 99))
 def test_property__no_stratum_is_a_whole_image_off_and_totals_hold(
     sizes: list[int], parts: list[float], seed: int
@@ -261,7 +260,6 @@ def test_property__no_stratum_is_a_whole_image_off_and_totals_hold(
         assert abs(counts(divided)[part] - len(labels) * fraction) <= 1 + forced
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 14) | st.none()), min_size=12, max_size=80),
     fractions,
@@ -288,7 +286,6 @@ def test_groups__of_equal_cost_go_the_same_way_whatever_the_order_of_rows() -> N
     assert_frame_equal(assign_splits(frame.reverse(), rule), assign_splits(frame, rule).reverse())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=40, max_size=120), fractions, st.integers(0, 9))
 def test_property__small_groups_come_near_the_fractions(sizes: list[int], parts: list[float], seed: int) -> None:
     groups = [f"g{group}" for group, size in enumerate(sizes) for _ in range(size)]

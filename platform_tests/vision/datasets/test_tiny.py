@@ -62,7 +62,7 @@ SIZES = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sizes=SIZES, batch_size=st.integers(1, 6))
 def test_choose__fills_two_batches_and_shows_every_class_that_fits(
     sizes: dict[tuple[str, str], int], batch_size: int
@@ -78,7 +78,7 @@ def test_choose__fills_two_batches_and_shows_every_class_that_fits(
         assert coverage == (len(shown) / len(held) if held else 0.0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     sizes=SIZES,
     batch_size=st.integers(1, 6),
@@ -199,7 +199,7 @@ def test_verify__names_every_problem(tmp_path: Path, subset: TinySubset) -> None
     ]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["train/cat/0.png", "test/dog/3.png"]), data=st.data())
 def test_verify__any_changed_byte_of_an_image(
     tmp_path: Path, subset: TinySubset, path: str, data: st.DataObject

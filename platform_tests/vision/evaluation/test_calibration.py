@@ -82,7 +82,7 @@ def test_answer_from__by_hand() -> None:
     st.floats(0.05, 0.95),
     st.floats(0.5, 0.95),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_answer_from__every_bound_down_to_it_holds(
     pairs: list[tuple[float, bool]], precision: float, level: float
 ) -> None:
@@ -118,7 +118,7 @@ def test_answer_from__the_precision_holds_as_often_as_stated() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_error__is_the_mean_gap_of_its_bins(pairs: list[tuple[float, bool]]) -> None:
     confidence_n, right_n = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
     total = 0.0

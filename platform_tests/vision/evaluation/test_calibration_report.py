@@ -85,7 +85,7 @@ def test_intervals__there_are_none_without_units_and_of_what_a_resample_has_none
 
 
 @given(st.integers(1, 40), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_intervals__hold_the_figure_or_say_nothing(images: int, seed: int) -> None:
     found = report(CALIBRATION, *overconfident(images, seed), unit_n=np.arange(images))
     for name in ("loss", "covered", "mean_set_size", "answered"):

@@ -69,7 +69,7 @@ def _frame(right: list[bool], groups: list[str | None]) -> pl.DataFrame:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RIGHT, st.booleans())
 def test_paired_test__is_the_sign_test_over_units(images: list[tuple[bool, ...]], grouped: bool) -> None:
     """Two seeds of two variants: each image, or three images of one group, counts for the side that got more right."""

@@ -98,7 +98,7 @@ def test_compare__the_same_predictions_differ_by_nothing_and_other_images_are_re
         compare(one, one.head(3), metric="macro_f1")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=40))
 def test_lowest_class__is_the_least_of_those_that_have_enough_images(pairs: list[tuple[int, int]]) -> None:
     truth_n, prediction_n = (np.array(each) for each in zip(*pairs, strict=True))

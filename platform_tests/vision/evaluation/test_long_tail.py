@@ -43,7 +43,7 @@ def test_shot_accuracy__no_class_of_a_kind_or_no_image_of_it_is_none() -> None:
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60),
     st.lists(st.integers(0, 150), min_size=6, max_size=6),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shot_accuracy__is_the_mean_recall_of_its_classes(pairs: list[tuple[int, int]], train: list[int]) -> None:
     truth_n, prediction_n = np.array(pairs).T
     found = shot_accuracy(confusion_matrix(truth_n, prediction_n, labels=range(6)), np.array(train))

@@ -90,7 +90,7 @@ def test_cost_accuracy__by_hand_and_with_equal_costs_as_top1() -> None:
     assert (none.cost_accuracy, none.mean_cost, none.coarse) == (None, None, None)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.lists(st.integers(-300, 300), min_size=4, max_size=4)), min_size=1, max_size=6

@@ -12,7 +12,7 @@ from platform_assets.vision.evaluation.calibration import softmax
 from platform_assets.vision.evaluation.probability_scores import brier_of_images
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 1000))
 def test_brier__is_that_of_scikit_learn(images: int, classes: int, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -70,7 +70,7 @@ def _oracle(scores_n: NDArray[Any], of_class_n: NDArray[Any], weights_n: NDArray
     return [auroc, average_precision_score(of_class_n, scores_n, sample_weight=weights_n) if seen.any() else np.nan]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scores_and_truths())
 def test_rankings__are_those_of_scikit_learn(ranked: Ranked) -> None:
     scores_nk, truth_n = ranked

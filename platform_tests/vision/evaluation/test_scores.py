@@ -37,7 +37,7 @@ def truths_and_predictions(draw: Any) -> Pairs:
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes", "ignore:A single label was found")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truths_and_predictions())
 def test_scores__are_those_of_scikit_learn(pairs: Pairs) -> None:
     counts = count(*pairs, CLASSES)

@@ -81,7 +81,7 @@ def test_slices__few_numbers_are_values_and_missing_ones_a_slice() -> None:
     assert slices(texts, as_text, ["age"])["value"][0] == "0 to 14.75"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=60))
 def test_slices__of_any_numbers_hold_every_image_once(values: list[float | None]) -> None:
     predictions, records = _made([True] * len(values), age=pl.Series(values, dtype=pl.Float64))

@@ -100,7 +100,7 @@ def drawn_records(draw: st.DrawFn, kind: str) -> tuple[list[Any], LabelMap]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exchange__read_again_records_are_the_same(kind: str) -> None:
-    @settings(max_examples=5 if kind == "croissant" else 15, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=5 if kind == "croissant" else 15, suppress_health_check=list(HealthCheck))
     @given(drawn_records(kind))
     def round_trip(drawn: tuple[list[Any], LabelMap]) -> None:
         rows, label_map = drawn

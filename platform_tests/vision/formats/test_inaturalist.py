@@ -202,7 +202,7 @@ def test_inat__file_that_is_not_json(root: Path, data: bytes, message: str) -> N
     assert complaint(INAT, root) == message
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     found=st.recursive(
         st.none() | st.integers() | st.floats() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)

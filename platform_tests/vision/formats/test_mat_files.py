@@ -26,7 +26,7 @@ NUMBERS = st.one_of(
     st.floats(width=32, allow_nan=False).map(np.float32),
 )
 RECORDS = st.lists(st.tuples(NUMBERS, TEXTS), min_size=1, max_size=5)
-SHARED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def stored(compressed: bool = False, **variables: Any) -> bytes:
@@ -131,7 +131,7 @@ SAMPLES = [stored(c, x=records_of([(np.uint8(3), "a.jpg"), (np.float64(0.5), "b.
 CHANGES = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sample=st.sampled_from([0, 1]), changes=CHANGES, cut=st.integers(0, 2000))
 def test_mat__any_damage_is_read_or_refused(
     tmp_path: Path, sample: int, changes: list[tuple[int, int]], cut: int

@@ -214,7 +214,7 @@ def test_dogs__damaged_annotation(root: Path, change: Edit, message: str) -> Non
     assert complaint(DOGS, root) == message
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 500))
 def test_dogs__any_damage_to_an_annotation_is_read_or_refused(root: Path, place: int, byte: int, cut: int) -> None:
     data = bytearray(annotation((0, 10, 30, 40)).encode())

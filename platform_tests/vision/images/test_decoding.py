@@ -294,7 +294,7 @@ def reason_of(read: Callable[[bytes], object], data: bytes) -> tuple[str, str] |
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(LARGE),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5),
@@ -335,7 +335,7 @@ def test_inspect__facts_are_those_of_the_decoded_pixels(data: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(KINDS),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255), st.booleans()), min_size=1, max_size=8),

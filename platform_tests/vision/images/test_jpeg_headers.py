@@ -67,7 +67,7 @@ BASES = [*(encoded(noise().convert(mode), "JPEG", **options) for mode, options i
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(BASES), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6), st.booleans())
 def test_plain_jpeg__mutated_headers_that_decode_are_as_pillow_says(
     data: bytes, changes: list[tuple[float, int]], in_first: bool

@@ -108,7 +108,7 @@ def test_images__a_damaged_shard_is_found_and_made_again(tmp_path: Path, small_s
     assert loads(range(8)) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1500), st.binary(min_size=1, max_size=3))
 def test_images__any_bytes_overwritten_never_change_what_is_returned(
     tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes

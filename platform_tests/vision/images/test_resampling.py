@@ -34,7 +34,7 @@ def windows(draw: st.DrawFn, size: tuple[int, int]) -> Window:
     return left, top, draw(st.integers(left + 1, size[0])), draw(st.integers(top + 1, size[1]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), harsh=st.booleans())
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resized_window__pixels_of_pillow(

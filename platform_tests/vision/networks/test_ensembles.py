@@ -98,7 +98,7 @@ def test_combination__a_vote_is_of_majorities_and_ties_go_by_the_mean() -> None:
     assert torch.isfinite(head("vote")(unlikely)).all(), "a probability that is 0 in float32 has a finite logarithm"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 2**32 - 1), st.sampled_from(KINDS))
 def test_combination__gives_probabilities_and_votes_decide(members: int, classes: int, seed: int, kind: str) -> None:
     logits = np.random.default_rng(seed).normal(scale=4, size=(7, members, classes))

@@ -20,7 +20,7 @@ def found(hashes: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
     return [(int(i), int(j), int(d)) for i, j, d in zip(*hash_pairs(hashes, limit), strict=True)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.integers(0, 15), st.integers(0, 60))
 def test_pairs__are_those_of_all_with_all(seed: int, limit: int, count: int) -> None:
     # Variations of three hashes by up to 12 bits: distances on both sides of every limit.

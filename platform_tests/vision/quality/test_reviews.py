@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -55,7 +55,6 @@ def override(image: int, action: str, **more: str) -> Override:
     return Override.model_validate({"image_id": IDS[image], "action": action, **more})
 
 
-@settings(deadline=None)
 @given(overrides())
 @example([Override(image_id="0" * 64, action="keep", reviewer="'ada'", reason="-1")])
 def test_overrides__are_read_as_they_were_written(written: list[Override]) -> None:

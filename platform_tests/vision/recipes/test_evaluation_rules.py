@@ -78,7 +78,7 @@ def test_coarse_labels__none_where_there_are_none_or_a_label_has_two(columns: di
     assert evaluation_rules(_records(**columns), ABC, None).coarse is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_rolled_up__is_the_confusion_matrix_of_the_coarse_labels(pairs: list[tuple[int, int]]) -> None:
     truth_n, prediction_n = np.array(pairs).T

@@ -72,7 +72,7 @@ def test_preprocessing__refuses_what_makes_no_sense(change: dict[str, object], n
         _changed(**change)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), crop_fraction=st.floats(0.5, 1.0))
 def test_to_pixels__any_picture_gives_the_size_asked_for(height: int, width: int, crop_fraction: float) -> None:
     image = np.zeros((height, width, 3), np.uint8)

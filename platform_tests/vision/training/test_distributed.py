@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # The last steps of 22 images have 7: four images on one rank, three on the other.
 RECIPE = TrainRecipe(epochs=2, batch_size=8, backbone_learning_rate_factor=1.0, clip_norm=1.0, mixup=0.4)
 TWO = RECIPE.model_copy(update={"devices": 2})
+DDP = TWO.model_copy(update={"strategy": "ddp"})
 
 
 def without_norm() -> SmallNet:
@@ -97,6 +98,7 @@ def job(tmp_path: Path, classifier: Classifier, **options: Any) -> Job:
         work_dir=tmp_path,
         fingerprint="x",
         workers=0,
+        threads=1,
         save_every_seconds=60,
         **given,
     )
@@ -157,11 +159,14 @@ def test_packed_job__names_what_cannot_travel(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes__train_as_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"strategy": "ddp"}, {"strategy": "ddp", "accumulate": 2}])
+def test_two_processes__train_as_one_does(tmp_path: Path, options: dict[str, Any]) -> None:
     """The same global batches, mixed pairs included, and gradients weighted by the ranks' images."""
     heard: list[EpochRow] = []
-    two, result = run(tmp_path / "two", TWO, classifier=net_classifier(without_norm), on_epoch=heard.append)
-    one, alone = run(tmp_path / "one", RECIPE, classifier=net_classifier(without_norm))
+    recipe = TWO.model_copy(update={"freeze_backbone_epochs": 1, **options})
+    two, result = run(tmp_path / "two", recipe, classifier=net_classifier(without_norm), on_epoch=heard.append)
+    alone = recipe.model_copy(update={"devices": 1, "strategy": "all_reduce"})
+    one, alone = run(tmp_path / "one", alone, classifier=net_classifier(without_norm))
     moved = one.head.weight - net_classifier(without_norm).head.weight
     assert moved.abs().max() > 1e-3
     for name, tensor in one.state_dict().items():
@@ -175,13 +180,20 @@ def test_two_processes__train_as_one_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("how", "message"), [(kill_oneself, "rank 1 of 2 was ended by SIGKILL"), (fail, "rank 1 of 2: .*own mistake")]
+    ("recipe", "how", "message"),
+    [
+        (TWO, kill_oneself, "rank 1 of 2 was ended by SIGKILL"),
+        (TWO, fail, "rank 1 of 2: .*own mistake"),
+        (DDP, kill_oneself, "rank 1 of 2 was ended by SIGKILL"),
+        (DDP, fail, "rank 1 of 2: .*own mistake"),
+    ],
+    ids=["killed", "failed", "killed_ddp", "failed_ddp"],
 )
 def test_two_processes__one_that_dies_ends_the_training_with_its_error(
-    tmp_path: Path, how: Callable[[], Any], message: str
+    tmp_path: Path, recipe: TrainRecipe, how: Callable[[], Any], message: str
 ) -> None:
     with pytest.raises(RankFailed, match=f"(?s){message}"):
-        run(tmp_path, TWO, classifier=net_classifier(lambda: EndedInSecondEpoch(how)))
+        run(tmp_path, recipe, classifier=net_classifier(lambda: EndedInSecondEpoch(how)))
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE], "the first epoch is kept"
 
 
@@ -198,13 +210,15 @@ def test_two_processes__images_that_are_no_number_are_named_from_the_other_proce
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("row", [0, 9])
-def test_two_processes__a_gradient_that_is_no_number_is_of_the_images_of_its_rank(tmp_path: Path, row: int) -> None:
+@pytest.mark.parametrize(("row", "strategy"), [(9, "all_reduce"), (0, "ddp"), (9, "ddp")])
+def test_two_processes__a_gradient_that_is_no_number_is_of_the_images_of_its_rank(
+    tmp_path: Path, row: int, strategy: str
+) -> None:
     """Of the sum over the ranks none is a number any more, and whoever spoke first named its own."""
     images_nchw = TRAIN.images_nchw.copy()
     images_nchw[row] = 7
     part = replace(TRAIN, images_nchw=images_nchw)
-    recipe = TWO.model_copy(update={"augmentation": "none", "mixup": 0.0})
+    recipe = TWO.model_copy(update={"augmentation": "none", "mixup": 0.0, "strategy": strategy})
     with pytest.raises(NonFiniteLoss, match="gradient norm is nan in epoch 1") as caught:
         run(tmp_path, recipe, classifier=net_classifier(NoGradientOfOneColour), train_part=part)
     assert TRAIN.image_ids[row] in caught.value.image_ids

@@ -96,7 +96,7 @@ def loss_by_loops(options: LossOptions, case: Case, shares: list[list[float]], t
 
 
 @given(cases(), every_option(), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_loss__is_that_of_loops(case: Case, options: LossOptions, mixed: bool) -> None:
     teacher = options.distill_from is not None
     shares_bk = case.shares_bk if mixed else one_hot(case.labels_b, len(case.counts_k))
@@ -109,7 +109,7 @@ def test_loss__is_that_of_loops(case: Case, options: LossOptions, mixed: bool) -
 
 
 @given(cases(), every_option())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_loss__a_whole_label_is_the_share_one_and_a_batch_the_mean_of_its_images(
     case: Case, options: LossOptions
 ) -> None:
@@ -139,7 +139,7 @@ def test_loss__by_default_is_torchs_to_the_bit() -> None:
 
 
 @given(cases(), st.sampled_from([0.0, 0.2]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_loss__focal_without_gamma_is_cross_entropy(case: Case, smoothing: float, mixed: bool) -> None:
     shares_bk = case.shares_bk if mixed else None
     focal, plain = (
@@ -151,7 +151,7 @@ def test_loss__focal_without_gamma_is_cross_entropy(case: Case, smoothing: float
 
 
 @given(cases(), st.floats(0.1, 3), st.integers(1, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_loss__equal_priors_adjust_nothing(case: Case, tau: float, count: int) -> None:
     equal = [count] * len(case.counts_k)
     adjusted = make_loss(options_of(logit_adjustment=tau), equal, device="cpu")(case.logits_bk, case.labels_b)
@@ -167,7 +167,7 @@ def test_loss__adjustment_costs_a_rare_class_more() -> None:
 
 
 @given(COUNTS, st.floats(0.01, 0.999999))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_effective_number_weights__fall_with_the_count_and_have_mean_one(counts: list[int], beta: float) -> None:
     weights_k = effective_number_weights(counts, beta)
     assert np.isfinite(weights_k).all()
@@ -212,7 +212,7 @@ def test_loss__focal_has_its_gradient_even_where_an_image_is_certain(gamma: floa
 
 
 @given(cases(), st.floats(0.5, 8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_distillation__is_zero_for_the_teacher_itself_alone(case: Case, temperature: float) -> None:
     assert distillation(case.teacher_bk, case.teacher_bk + 3, temperature).item() == pytest.approx(0, abs=1e-9)
     assert distillation(case.logits_bk, case.teacher_bk, temperature).item() > 0
@@ -240,7 +240,7 @@ LABELS = st.lists(st.sampled_from([0, 1, 2, 5]), min_size=1, max_size=60).map(np
 
 
 @given(LABELS, st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_draw_order__balanced_is_even_over_classes_and_within_them(labels_n: Any, seed: int) -> None:
     rows_n = draw_order(labels_n, options_of(sampler="balanced"), np.random.default_rng(seed))
     assert rows_n.dtype == np.int64

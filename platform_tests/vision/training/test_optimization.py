@@ -284,7 +284,7 @@ def sgd(rate: float = 1.0) -> torch.optim.SGD:
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.floats(0, 12), st.integers(1, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rate_factor__cosine_is_that_of_earlier_results(
     epochs: int, epoch_steps: int, warmup_epochs: float, max_steps: int
 ) -> None:
@@ -300,7 +300,7 @@ def test_rate_factor__cosine_is_that_of_earlier_results(
 
 
 @given(st.integers(1, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rate_factor__one_cycle_is_torchs(steps: int) -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(sgd(), max_lr=1.0, total_steps=steps, cycle_momentum=False)
     expected = [scheduler.get_last_lr()[0]]
@@ -327,7 +327,7 @@ def test_rate_factor__without_warmup_is_torchs() -> None:
 
 
 @given(st.sampled_from(SCHEDULES), st.integers(1, 10), st.integers(1, 10), st.floats(0, 10))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rate_factor__rises_to_at_most_one_and_never_rises_again(
     schedule: str, epochs: int, epoch_steps: int, warmup_epochs: float
 ) -> None:

@@ -229,8 +229,17 @@ def test_resume__two_processes_ended_in_every_way_one_after_the_other(straight, 
     assert_goes_on("two_processes", folder, straight, from_step=range(steps, steps + 1))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_resume__ddp_sums_several_buckets_of_three_ranks_in_the_same_order(straight, tmp_path: Path) -> None:
+    """Two numbers have one sum; with a third the order counts."""
+    with pytest.raises(Interruption):
+        run(tmp_path, MODES["ddp"], classifier=classifier_of("ddp"), on_epoch=raising(Interruption))
+    assert_goes_on("ddp", tmp_path, straight, from_step=range(3, 18))
+
+
 def progress_in(folder: Path) -> Progress:
     """That of the saved state."""
     if not (folder / STATE_FILE).exists():
-        return Progress()
+        return Progress(threads=1)
     return Progress.model_validate_json(torch.load(folder / STATE_FILE, weights_only=True)["progress"])

@@ -34,7 +34,7 @@ def _row(epoch: int, *, val_metric: float = 0.5, val_loss: float = 1.0) -> Epoch
 def test_training_state__comes_back_as_it_was_saved(tmp_path: Path) -> None:
     state = TrainingState(tmp_path, "mine")
     step = StepFigures(loss=0.1 + 0.2, images=3, gradient_norm=1 / 3)
-    progress = Progress().after_step(step, 0.5).after_epoch(_row(1)).after_step(step, 0.1)
+    progress = Progress(threads=1).after_step(step, 0.5).after_epoch(_row(1)).after_step(step, 0.1)
     state.save(progress, {"model": {"weight": torch.tensor([0.1, float("nan")])}})
     loaded = state.load()
     assert loaded is not None
@@ -45,18 +45,18 @@ def test_training_state__comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_training_state__of_another_training_is_passed_over(tmp_path: Path) -> None:
     assert TrainingState(tmp_path, "mine").load() is None
-    TrainingState(tmp_path, "other").save(Progress(), {})
+    TrainingState(tmp_path, "other").save(Progress(threads=1), {})
     assert TrainingState(tmp_path, "mine").load() is None
 
 
 def test_training_state__interrupted_save_leaves_the_one_before(tmp_path: Path) -> None:
     state = TrainingState(tmp_path, "mine")
-    state.save(Progress(), {})
+    state.save(Progress(threads=1), {})
     (tmp_path / STATE_FILE).with_suffix(".partial").write_bytes(b"half a file")
-    assert state.load() == (Progress(), {})
+    assert state.load() == (Progress(threads=1), {})
     with pytest.raises(TypeError):
-        state.save(Progress().after_epoch(_row(1)), {"not storable": (number for number in (1, 2))})
-    assert state.load() == (Progress(), {})
+        state.save(Progress(threads=1).after_epoch(_row(1)), {"not storable": (number for number in (1, 2))})
+    assert state.load() == (Progress(threads=1), {})
 
 
 def test_training_state__names_a_file_that_is_none(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_training_state__names_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 def test_progress__best_by_metric_then_loss_then_the_earlier() -> None:
-    progress = Progress()
+    progress = Progress(threads=1)
     assert progress.best_epoch == progress.epoch == 0
     bests = []
     rows = [(0.5, 1.0), (0.4, 0.1), (0.5, 1.0), (0.5, 0.9), (0.6, 2.0)]
@@ -78,7 +78,7 @@ def test_progress__best_by_metric_then_loss_then_the_earlier() -> None:
 
 
 def test_progress__sums_of_an_epoch_weigh_by_images_and_begin_anew() -> None:
-    progress = Progress()
+    progress = Progress(threads=1)
     for loss, images, norm in ((1.0, 4, 3.0), (4.0, 2, None)):
         progress = progress.after_step(StepFigures(loss=loss, images=images, gradient_norm=norm), 0.5)
     assert progress.steps == 2
