@@ -199,16 +199,17 @@ def _sigkill_of_the_run(project: Path, trial: str) -> None:
 
 
 def _ctrl_c(project: Path, trial: str) -> None:
+    began = time.monotonic()
     with _training(project, trial) as running:
         asked = time.monotonic()
         running.process.send_signal(signal.SIGINT)
         until(lambda: running.process.poll() is not None, 30, lambda: running.said[-3000:])
         code = running.process.returncode
-        seconds = time.monotonic() - asked
-        print(f"{trial}, Ctrl-C to exit: {seconds:.2f} s")
-        # Beside another test, with daemon and UI running, two ranks take twice their four seconds.
-        most = 5 if trial.startswith("scratch") else 15
-        assert (code != 0, seconds < most) == (True, True), f"{code} after {seconds:.1f} s: {running.said[-2000:]}"
+        to_start, to_exit = asked - began, time.monotonic() - asked
+        print(f"{trial}: {to_start:.2f} s to train, Ctrl-C to exit {to_exit:.2f} s")
+        # Idle 3 to 7 s (2026-11) after 15 to start; what slows the one down, slows the other.
+        assert code != 0, f"{code}: {running.said[-2000:]}"
+        assert to_exit < to_start, running.said[-2000:]
         assert "Stopped by request. Finished trials and epochs are kept." in running.said
 
 
