@@ -113,7 +113,7 @@ def doctor() -> None:
     from platform_assets.vision.machine.survey import inspect_machine
 
     settings = Settings()
-    found = inspect_machine(settings.data_dir, settings.device)
+    found = inspect_machine(settings.data_dir, settings.device, settings.threads)
     marks = {"problem": "!", "good": " "}
     print_columns(
         [

@@ -127,6 +127,7 @@ class ComputeResource(dg.ConfigurableResource[Any]):
 
     device: RequestedDevice = Field(default="auto", description="where torch computes")
     engine: RequestedEngine = Field(default="auto", description="what embeds images")
+    threads: int = Field(default=0, description="of torch's trainings on a CPU; 0 measures what is fastest")
 
     def choose(self, log: Any) -> DeviceChoice:
         choice = choose_device(self.device)
@@ -150,7 +151,7 @@ def resources(settings: Settings) -> dict[str, Any]:
         "outputs": OutputsResource(url=settings.outputs_url, scratch=str(settings.cache_dir / "outputs")),
         "runs": RunsResource(tracking_uri=settings.mlflow_uri, artifact_root=str(data / "mlflow" / "artifacts")),
         "files": FilesResource(root=str(settings.root), data=str(data), pixel_cache_gb=settings.pixel_cache_gb),
-        "compute": ComputeResource(device=settings.device, engine=settings.engine),
+        "compute": ComputeResource(device=settings.device, engine=settings.engine, threads=settings.threads),
         "mlflow": mlflow_tracking.configured(
             {"experiment_name": "dagster", "mlflow_tracking_uri": settings.mlflow_uri}
         ),

@@ -26,6 +26,12 @@ def _default_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "dagster.yaml").is_file()), here)
 
 
+def _threads_of_openmp() -> int:
+    """OMP_NUM_THREADS, of whose numbers for nested teams torch takes the first; 0 where it names none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(first) if first.isdecimal() else 0
+
+
 class Settings(BaseModel):
     """Every setting of a deployment, read from `KESTREL_<NAME>`; all have a default that works on one machine.
 
@@ -42,6 +48,11 @@ class Settings(BaseModel):
     mlflow: str | None = Field(None, description="MLflow tracking URI; a SQLite file below data unless set")
     device: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="where torch trains")
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] = Field("auto", description="what embeds images")
+    threads: int = Field(
+        default_factory=_threads_of_openmp,
+        ge=0,
+        description="of torch's trainings on a CPU, OMP_NUM_THREADS unless set; 0 measures what is fastest",
+    )
     pixel_cache_gb: float = Field(0, ge=0, description="disk for decoded pixels, shared by all trials; 0 keeps none")
     executor: Literal["in_process", "multiprocess"] = Field("in_process", description="how the steps of a run execute")
 

@@ -151,7 +151,7 @@ def fitted_trial(
             work_dir=work,
             weights=weights,
             teacher=teacher_of(trial, desk.outputs, Path(desk.files.root), desk.inputs.label_map),
-            threads=desk.files.computing_threads(),
+            threads=desk.compute.threads or desk.files.computing_threads(),
             listeners=Listeners(on_epoch=on_epoch, on_progress=_pace(desk, trial), say=log.info),
         )
     fitted.summary["operators_on_cpu"] = len(fallen_back)

@@ -39,9 +39,9 @@ class Finding(BaseModel):
     state: Literal["good", "problem"] = "good"
 
 
-def inspect_machine(data: Path, device: RequestedDevice = "auto") -> list[Finding]:
-    """Every choice that Kestrel makes by asking the machine. `data` is where results are written."""
-    return [*_system(), *_loading(device), *_computing(device), *_engines(), *_storage(data), *_extras()]
+def inspect_machine(data: Path, device: RequestedDevice = "auto", threads: int = 0) -> list[Finding]:
+    """Every choice that Kestrel makes by asking the machine. `data` is where results are written; `threads` as asked for."""
+    return [*_system(), *_loading(device), *_computing(device, threads), *_engines(), *_storage(data), *_extras()]
 
 
 def _system() -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def _loading(device: RequestedDevice) -> Iterator[Finding]:
     )
 
 
-def _computing(device: RequestedDevice) -> Iterator[Finding]:
+def _computing(device: RequestedDevice, threads: int) -> Iterator[Finding]:
     import torch
 
     choice = choose_device(device)
@@ -105,7 +105,7 @@ def _computing(device: RequestedDevice) -> Iterator[Finding]:
     if choice.device == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
         yield Finding(subject="GPU", chosen=f"{torch.cuda.device_count()} x {name}", why=f"{memory:.0f} GB each")
-    yield _computing_threads(choice.device)
+    yield _computing_threads(choice.device, threads)
     layout = "channels_last" if choice.channels_last else "contiguous"
     gain = "1.4 to 1.9 times as fast for convolutions on a CPU, faster on CUDA; no gain on MPS"
     yield Finding(subject="memory layout of CNNs", chosen=layout, why=gain)
@@ -126,20 +126,28 @@ def _computing(device: RequestedDevice) -> Iterator[Finding]:
         )
 
 
-def _computing_threads(device: Device) -> Finding:
+def _computing_threads(device: Device, asked: int) -> Finding:
     """On the baseline CNN, as a training measures its own network."""
+    import torch
+
     from platform_assets.vision.networks.models import build_classifier
     from platform_assets.vision.recipes.backbones import get_backbone
     from platform_assets.vision.recipes.train_options import TrainRecipe
-    from platform_assets.vision.training.computing_threads import measure_threads, unmeasured_threads
+    from platform_assets.vision.training.computing_threads import (
+        WORTH_BATCHES,
+        measure_threads,
+    )
 
-    chosen = unmeasured_threads(device)
-    if chosen is None:
-        preprocessing = get_backbone("baseline_cnn").preprocessing(image_size_px=96)
-        network = build_classifier("baseline_cnn", 2, preprocessing, pretrained=False, seed=0)
-        measured, others = measure_threads(network, TrainRecipe())
-        chosen = measured.choice(others)
-    return Finding(subject="computing threads", chosen=str(chosen.threads), why=chosen.why)
+    subject = "computing threads"
+    if asked or device != "cpu":
+        why = "asked for" if asked else "torch's own number"
+        return Finding(subject=subject, chosen=str(asked or torch.get_num_threads()), why=why)
+    preprocessing = get_backbone("baseline_cnn").preprocessing(image_size_px=96)
+    network = build_classifier("baseline_cnn", 2, preprocessing, pretrained=False, seed=0)
+    measured, others = measure_threads(network, TrainRecipe())
+    threads, why = measured.choice(others)
+    own = f"a training of {WORTH_BATCHES:,} batches or more measures its own network"
+    return Finding(subject=subject, chosen=str(threads), why=f"{why}, of baseline_cnn at 96 pixels; {own}")
 
 
 def _why_bfloat16(device: str, hardware: bool) -> str:

@@ -161,6 +161,7 @@ class ExecutionOptions(Options):
     devices: int = Field(default=1, ge=1, description="processes, one a device; batch_size is that of all together")
     strategy: Literal["all_reduce", "ddp"] = Field(
         default="all_reduce",
+        exclude_if=lambda strategy: strategy == "all_reduce",  # hashes of configs are those of before it was there
         description="how devices sum gradients: all_reduce once after the backward pass, ddp (torch's "
         "DistributedDataParallel) in buckets during it",
     )

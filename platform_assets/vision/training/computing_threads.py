@@ -23,13 +23,14 @@ from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.execution import prepared
 
-ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WORTH_BATCHES = 1000
 # Another number of threads gives other bits: fewer than torch takes must be so much faster that noise does not choose them.
 _CLEARLY = 1.3
 _ROUNDS = 2
 _ROUND_SECONDS = 0.2
 _ROUND_BATCHES = 5
+# A round that takes so long is exact enough.
+_LONG_SECONDS = 4.0
 # Share of the machine's cores that others may use meanwhile.
 _OTHERS_MAX = 0.1
 
@@ -64,18 +65,21 @@ class MeasuredThreads(BaseModel):
 
 
 def choose_threads(
-    classifier: Classifier, recipe: TrainRecipe, batches: int, *, device: Device, folder: Path | None
+    classifier: Classifier,
+    recipe: TrainRecipe,
+    batches: int,
+    *,
+    device: Device,
+    folder: Path | None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> ThreadsChoice:
     """The number for a training of `batches` on `device`, and why; what is measured is kept in `folder`.
 
-    torch's own number is left where the environment names one, for trainings under WORTH_BATCHES or in several processes,
-    and where others use the machine, whose measurement is not kept.
+    torch's own number is left for trainings under WORTH_BATCHES or in several processes, without a folder, and where
+    others use the machine, whose measurement is not kept.
     """
-    chosen = unmeasured_threads(device)
-    if chosen is not None:
-        return chosen
     own = torch.get_num_threads()
-    if recipe.devices > 1 or folder is None:
+    if device != "cpu" or own == 1 or recipe.devices > 1 or folder is None:
         return ThreadsChoice(own, "torch's own number")
     if batches < WORTH_BATCHES:
         return ThreadsChoice(own, f"torch's own number: measuring pays from {WORTH_BATCHES:,} batches on")
@@ -83,19 +87,11 @@ def choose_threads(
     path = folder / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}.json"
     if (kept := _read(path)) is not None:
         return kept.choice(others=0.0)
+    say(f"measuring how many threads compute {classifier.backbone_name} fastest, once on this machine")
     measured, others = measure_threads(classifier, recipe, facts=facts)
     if others <= _OTHERS_MAX:
         _write(path, measured)
     return measured.choice(others)
-
-
-def unmeasured_threads(device: Device) -> ThreadsChoice | None:
-    """torch's number where there is nothing to choose: the environment names it, or it does not matter."""
-    own = torch.get_num_threads()
-    for name in ENVIRONMENT:
-        if name in os.environ:
-            return ThreadsChoice(own, f"{name}={os.environ[name]}")
-    return ThreadsChoice(own, "torch's own number") if device != "cpu" or own == 1 else None
 
 
 def measure_threads(
@@ -108,7 +104,10 @@ def measure_threads(
     own = torch.get_num_threads()
     rates: dict[int, float] = {}
     with _pass(classifier, recipe) as take, _others_watched() as others:
-        for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        for number in range(_ROUNDS):
+            if number and time.perf_counter() - began > _LONG_SECONDS:
+                break
             for threads in (own, *(fewer for fewer in reversed(candidate_threads()) if fewer < own)):
                 with computing_threads(threads):
                     rates[threads] = max(rates.get(threads, 0.0), _images_per_second(take))

@@ -47,8 +47,8 @@ class Job:
     fingerprint: str
     teacher: Teacher | None
     workers: int
-    threads: int
     save_every_seconds: float
+    threads: int = 1
 
     @property
     def state(self) -> TrainingState:

@@ -29,7 +29,7 @@ from platform_assets.vision.training.step import Teacher, kept
 
 SAVE_EVERY_SECONDS = 60.0
 # Raised when the loop's arithmetic changes, so that a state of the old one is not gone on from.
-_LOOP_REVISION = 2
+_LOOP_REVISION = 3
 
 
 class TeacherMismatch(ValueError):
@@ -69,21 +69,20 @@ def train(
     stop_requested: Callable[[], bool] | None = None,
     teacher: Teacher | None = None,
     workers: int = 0,
-    threads: int | None = None,
+    threads: Callable[[], int] = torch.get_num_threads,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> TrainResult:
     """Train `classifier` in place and leave it with the weights of its best epoch on val, in evaluation mode.
 
-    The whole state is saved in `work_dir` every `save_every_seconds`, after each epoch, and when a stop request, an
-    error between two steps, Ctrl-C or SIGTERM ends the training; a later call with the same arguments goes on from there
-    and on a CPU ends with the same weights, bit for bit. State of another training is passed over.
+    The whole state is saved in `work_dir` every `save_every_seconds`, after each epoch, and when a stop request, an error
+    between two steps, Ctrl-C or SIGTERM ends the training; a later call with the same arguments goes on from there and on
+    a CPU ends with the same weights, bit for bit. State of another training is passed over.
 
     `on_epoch` hears of the epochs of this call alone, after they are saved; `on_progress` every two seconds. `teacher`
     gives logits for the very images the classifier sees, augmented, as 0 to 255; give a torch module, so that another
-    teacher's training is not gone on from. `workers` threads load ahead, which changes no result. torch computes with
-    `threads`, all ranks together, or with those of now; another number gives other last bits, so a training that is gone
-    on with keeps the one it began with. With `devices` over 1 the ranks are processes of their own, and the callbacks are
-    still called here.
+    teacher's training is not gone on from. `workers` threads load ahead, which changes no result. `threads` is asked how
+    many torch is to compute with, all ranks together, when a training begins: other numbers give other last bits, so one
+    that is gone on with keeps its own. With `devices` over 1 ranks are other processes; callbacks are called here.
 
     Raises PrecisionNotSupported, NotEnoughDevices, NotOfThisBackbone and TeacherMismatch before the first step, then
     NonFiniteLoss, TrainingOutOfMemory, RankFailed, and TrainingStopped soon after `stop_requested` says so.
@@ -104,12 +103,11 @@ def train(
         fingerprint="",
         teacher=teacher,
         workers=workers,
-        threads=threads or torch.get_num_threads(),
         save_every_seconds=save_every_seconds,
     )
     job = replace(job, fingerprint=_fingerprint(job))
     saved = job.state.load()
-    resumed_from = saved[0] if saved else Progress(threads=job.threads)
+    resumed_from = saved[0] if saved else Progress(threads=threads())
     job = replace(job, threads=resumed_from.threads)
     if not finished(resumed_from, job):
         listener = Listener(on_epoch or _ignored, on_progress or _ignored, stop_requested or _never)

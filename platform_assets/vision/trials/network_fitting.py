@@ -72,13 +72,7 @@ def fit_network_trial(
     if trial.train.crop_size_px is not None:
         _require_crops_fit(classifier, teacher, trial.train, trial.train.crop_size_px)
     parts = network_parts(trial, records, pixels, label_map)
-    workers, rates = choose_workers(parts["train"], trial.train, device=device)
-    measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
-    listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
-    if not isinstance(threads, int):
-        batches = trial.train.epochs * batches_per_epoch(len(parts["train"]), trial.train) * trial.train.accumulate
-        threads, why = choose_threads(classifier, trial.train, batches, device=device, folder=threads)
-        listeners.say(f"{trial.trial}: {threads} computing threads ({why})")
+    workers = _loading_threads(trial, parts["train"], device, listeners)
     result = train(
         classifier,
         parts["train"],
@@ -92,7 +86,7 @@ def fit_network_trial(
         on_progress=listeners.on_progress,
         teacher=teacher,
         workers=workers,
-        threads=threads,
+        threads=lambda: _computing_threads(trial, classifier, len(parts["train"]), device, threads, listeners),
     )
     summary: dict[str, float | int | bool] = {
         "best_epoch": result.best_epoch,
@@ -103,6 +97,32 @@ def fit_network_trial(
         "computing_threads": result.threads,
     }
     return Fitted(classifier, result.history, summary, last=result.last)
+
+
+def _loading_threads(trial: ResolvedTrial, part: LabelledImages, device: Device, listeners: Listeners) -> int:
+    assert trial.train is not None
+    workers, rates = choose_workers(part, trial.train, device=device)
+    measured = ", ".join(f"{count}: {rate:,.0f}/s" for count, rate in rates.items())
+    listeners.say(f"{trial.trial}: {workers} loading threads (images by threads, {measured or 'not worth measuring'})")
+    return workers
+
+
+def _computing_threads(
+    trial: ResolvedTrial,
+    classifier: Classifier,
+    images: int,
+    device: Device,
+    asked: int | Path | None,
+    listeners: Listeners,
+) -> int:
+    assert trial.train is not None
+    if isinstance(asked, int):
+        listeners.say(f"{trial.trial}: {asked} computing threads, as asked for")
+        return asked
+    batches = trial.train.epochs * batches_per_epoch(images, trial.train) * trial.train.accumulate
+    threads, why = choose_threads(classifier, trial.train, batches, device=device, folder=asked, say=listeners.say)
+    listeners.say(f"{trial.trial}: {threads} computing threads ({why})")
+    return threads
 
 
 def network_parts(

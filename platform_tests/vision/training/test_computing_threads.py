@@ -22,9 +22,7 @@ from platform_tests.vision.trainings import RECIPE, SmallNet, net_classifier, ru
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As torch takes them on a machine of two cores, of which the environment says nothing."""
-    for name in measuring.ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
+    """As torch takes them on a machine of two cores."""
     monkeypatch.setattr(measuring, "candidate_threads", lambda: [1, 2])
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -93,11 +91,6 @@ def test_choose_threads__torchs_own_where_measuring_does_not_pay(tmp_path: Path,
     assert "torch's own number" in found.why
 
 
-def test_choose_threads__the_environment_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert choice(waits(0, 0.03), tmp_path) == ThreadsChoice(2, "OMP_NUM_THREADS=2")
-
-
 def test_choose_threads__a_busy_machine_is_not_measured(tmp_path: Path) -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -131,8 +124,8 @@ def test_measured_threads__the_most_that_nothing_is_clearly_faster_than(rates: d
 def test_train__goes_on_with_the_threads_it_began_with(tmp_path: Path) -> None:
     asked, seen = iter(range(6)), list[int]()
     with pytest.raises(TrainingStopped):
-        run(tmp_path, threads=2, stop_requested=lambda: next(asked) == 2)
+        run(tmp_path, threads=lambda: 2, stop_requested=lambda: next(asked) == 2)
     torch.set_num_threads(1)
-    _, result = run(tmp_path, threads=1, stop_requested=lambda: bool(seen.append(torch.get_num_threads())))
+    _, result = run(tmp_path, threads=lambda: 1, stop_requested=lambda: bool(seen.append(torch.get_num_threads())))
     assert (result.resumed_from_step, result.threads, seen) == (2, 2, [2] * 4)
     assert torch.get_num_threads() == 1

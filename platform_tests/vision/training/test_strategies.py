@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,15 +28,17 @@ def left_alone(rank: int, folder: Path) -> None:
     net = SmallNet()
     strategy = DuringBackward(net, lambda images_bchw, _: net(images_bchw), Ranks(rank, 2))
     strategy.begin(2)
-    try:
-        with strategy.batch(last=True):
-            features_bd = strategy.forward(torch.rand(2, 3, 32, 32), torch.zeros(2))
-            if rank == 1:
-                os._exit(ENDED_AS_EXPECTED)
-            torch.autograd.backward(features_bd.sum())
-    except PeerLost as error:
-        assert "rank 0 of 2 lost the others" in str(error)
-        os._exit(ENDED_AS_EXPECTED)
+    with pytest.raises(PeerLost, match="rank 0 of 2 lost the others"):
+        take(strategy, last_act=None if rank == 0 else partial(os._exit, ENDED_AS_EXPECTED))
+    os._exit(ENDED_AS_EXPECTED)
+
+
+def take(strategy: DuringBackward, last_act: Callable[[], None] | None) -> None:
+    with strategy.batch(last=True):
+        features_bd = strategy.forward(torch.rand(2, 3, 32, 32), torch.zeros(2))
+        if last_act is not None:
+            last_act()
+        torch.autograd.backward(features_bd.sum())
 
 
 @pytest.mark.slow
@@ -55,3 +59,10 @@ def test_strategy__means_nothing_on_one_device() -> None:
     ):
         TrainRecipe(strategy="ddp")
     assert TrainRecipe(strategy="ddp", devices=2).strategy == "ddp"
+
+
+def test_strategy__counts_only_when_it_is_chosen() -> None:
+    """What was trained before there was a choice has the config_hash of now."""
+    assert "strategy" not in TrainRecipe(devices=2).model_dump(mode="json")
+    chosen = TrainRecipe(devices=2, strategy="ddp")
+    assert TrainRecipe.model_validate_json(chosen.model_dump_json()) == chosen

@@ -82,9 +82,18 @@ def test_fit__says_what_it_measured_and_keeps_the_last_weights(tmp_path: Path, r
     trial, said = shapes_trial(epochs=2, batch_size=8, warmup_epochs=0), list[str]()
     listeners = Listeners(say=said.append)
     fitted = fit_network_trial(
-        trial, records, pixels_of(tmp_path), SHAPES, device="cpu", work_dir=tmp_path / "work", listeners=listeners
+        trial,
+        records,
+        pixels_of(tmp_path),
+        SHAPES,
+        device="cpu",
+        work_dir=tmp_path / "work",
+        threads=1,
+        listeners=listeners,
     )
     assert "loading threads" in said[0]
+    assert said[1] == f"{trial.trial}: 1 computing threads, as asked for"
+    assert fitted.summary["computing_threads"] == 1
     assert fitted.last is not None
     assert fitted.last.keys() == fitted.classifier.state_dict().keys()
     best = all(torch.equal(value, fitted.last[name]) for name, value in fitted.classifier.state_dict().items())
