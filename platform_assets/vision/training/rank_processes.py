@@ -182,6 +182,7 @@ def _rank(packed: PackedJob, ranks: Ranks, folder: Path, threads: int, voice: Co
     job = packed.open()
     if job.device == "cuda":
         torch.cuda.set_device(ranks.rank)
+    code = 1
     try:
         torch.distributed.init_process_group(
             "nccl" if job.device == "cuda" else "gloo",
@@ -195,11 +196,12 @@ def _rank(packed: PackedJob, ranks: Ranks, folder: Path, threads: int, voice: Co
         code = 0
     except BaseException as error:
         voice.send(_End(_as_it_travels(error, ranks), isinstance(error, PeerLost), time.monotonic()))
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is saved and said. Python would take torch down first, for 2.5 s (2026-11) that Ctrl-C waits for too.
-    os._exit(code)
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All is saved and said. Python would take torch down first, for 2.5 s (2026-11) that Ctrl-C waits for too.
+        os._exit(code)
 
 
 def _as_it_travels(error: BaseException, ranks: Ranks) -> BaseException:
