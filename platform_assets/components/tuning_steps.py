@@ -17,6 +17,7 @@ from platform_assets.components.checkpoint_steps import fitted_trial, input_vers
 from platform_assets.components.desk import Desk
 from platform_assets.components.specs import data_version
 from platform_assets.vision.recipes.resolving import ResolvedTrial
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 from platform_assets.vision.recipes.tuning_options import Tune, best_table
 from platform_assets.vision.recipes.variants import Variant
 
@@ -114,40 +115,22 @@ def _value(search: _Search, variant: Variant, report: Report) -> float:
 
     try:
         return _fitted_value(search, search.trial(variant), report)
-    except _faults_of_options() as error:
+    except DoesNotTrain as error:
         raise TrialFailed(f"{type(error).__name__}: {error}") from error
 
 
 def _fitted_value(search: _Search, trial: ResolvedTrial, report: Report) -> float:
     from platform_assets.vision.trials.tuning import Pruned
 
-    ends: tuple[type[Exception], ...] = (Pruned, *_faults_of_options())
     work = search.folder / "_trials" / trial.config_hash
     try:
         fitted = fitted_trial(search.desk, trial, search.records, work, lambda row: report(row.epoch, row.val_metric))
         value = _val_metric(fitted)
-    except ends:
+    except (Pruned, DoesNotTrain):
         shutil.rmtree(work, ignore_errors=True)
         raise
     shutil.rmtree(work, ignore_errors=True)  # a probe has none; what ends otherwise goes on from there
     return value
-
-
-def _faults_of_options() -> tuple[type[Exception], ...]:
-    from platform_assets.vision.machine.out_of_memory import TrainingOutOfMemory
-    from platform_assets.vision.machine.precision import PrecisionNotSupported
-    from platform_assets.vision.networks.part_attention import PartsDoNotFit
-    from platform_assets.vision.recipes.backbones import SizeDoesNotFit
-    from platform_assets.vision.training.batch_plan import TooFewImages
-    from platform_assets.vision.training.execution import NotOfThisBackbone
-    from platform_assets.vision.training.job import NonFiniteLoss
-    from platform_assets.vision.training.optimization import TooManyFrozenLayers
-    from platform_assets.vision.trials.network_fitting import TeacherDoesNotFit
-
-    return (
-        *(NonFiniteLoss, TrainingOutOfMemory, PrecisionNotSupported, PartsDoNotFit, SizeDoesNotFit),
-        *(TooFewImages, NotOfThisBackbone, TooManyFrozenLayers, TeacherDoesNotFit),
-    )
 
 
 def _val_metric(fitted: Fitted) -> float:

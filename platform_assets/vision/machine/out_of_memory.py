@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 
 from platform_assets.vision.machine.devices import Device
-from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.recipes.train_options import DoesNotTrain, TrainRecipe
 
 # Of RuntimeErrors that are not torch.OutOfMemoryError: the CPU's allocator on Linux and elsewhere, MPS, cuBLAS and cuDNN.
 _MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _SMALLEST_PX = 32
 
 
-class TrainingOutOfMemory(RuntimeError):
+class TrainingOutOfMemory(DoesNotTrain):
     """The device has too little memory for one batch of a recipe."""
 
 

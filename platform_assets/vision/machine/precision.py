@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from platform_assets.vision.machine.devices import Device, choose_device
-from platform_assets.vision.recipes.train_options import ExecutionOptions
+from platform_assets.vision.recipes.train_options import DoesNotTrain, ExecutionOptions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class PrecisionNotSupported(ValueError):
+class PrecisionNotSupported(DoesNotTrain):
     """A recipe asks for a number format that would be slower or wrong on this device."""
 
 

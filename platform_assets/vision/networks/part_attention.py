@@ -20,6 +20,7 @@ from platform_assets.vision.networks.part_selectors import (
     Selector,
 )
 from platform_assets.vision.recipes.part_options import PartOptions
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 
 # The cosine up to which images of different classes may be alike (TransFG's alpha).
 MARGIN = 0.4
@@ -28,7 +29,7 @@ MARGIN = 0.4
 _KEPT_BYTES = 256 * 2**20
 
 
-class PartsDoNotFit(ValueError):
+class PartsDoNotFit(DoesNotTrain):
     """A backbone, or images, on which parts cannot be selected as the options say."""
 
 

@@ -11,6 +11,7 @@ from platform_assets.vision.images.resampling import Interpolation
 from platform_assets.vision.networks.plugins import PLUGIN_NAME
 from platform_assets.vision.recipes.backbone_entries import ENTRIES
 from platform_assets.vision.recipes.preprocessing import Preprocessing, Resize
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 
 Features = Literal["pooled", "stages", "cls", "mean", "cls_mean", "tokens"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -35,7 +36,7 @@ class UnknownBackbone(ValueError):
     """A recipe names a backbone that is neither registered, nor timm's, nor a plug-in."""
 
 
-class SizeDoesNotFit(ValueError):
+class SizeDoesNotFit(DoesNotTrain):
     """An image size that a backbone cannot take."""
 
 

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Augmentation = Literal["none", "flip", "crop_flip", "dihedral"]
 
 
+class DoesNotTrain(ValueError):
+    """Options that do not fit the network, its images or the device: with others the same training may do."""
+
+
 class Options(BaseModel):
     """A frozen record: unknown keys are refused, numbers are finite."""
 

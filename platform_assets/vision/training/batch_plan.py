@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.recipes.train_options import DoesNotTrain, TrainRecipe
 
 
-class TooFewImages(ValueError):
+class TooFewImages(DoesNotTrain):
     """A part has fewer images than one optimizer step has batches."""
 
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from platform_assets.vision.machine.devices import Device
-from platform_assets.vision.recipes.train_options import ExecutionOptions
+from platform_assets.vision.recipes.train_options import DoesNotTrain, ExecutionOptions
 
 
-class NotEnoughDevices(ValueError):
+class NotEnoughDevices(DoesNotTrain):
     """A recipe asks for more devices than this machine can train on at once."""
 
 

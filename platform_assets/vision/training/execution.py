@@ -12,10 +12,10 @@ from torch import nn
 
 from platform_assets.vision.machine.allocator import freed_memory_kept
 from platform_assets.vision.networks.models import Classifier
-from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.recipes.train_options import DoesNotTrain, TrainRecipe
 
 
-class NotOfThisBackbone(ValueError):
+class NotOfThisBackbone(DoesNotTrain):
     """A recipe asks for something that its backbone does not offer."""
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from platform_assets.vision.machine.devices import Device
 from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.recipes.resolving import MetricName
-from platform_assets.vision.recipes.train_options import TrainRecipe
+from platform_assets.vision.recipes.train_options import DoesNotTrain, TrainRecipe
 from platform_assets.vision.training.batches import LabelledImages, batches_per_epoch
 from platform_assets.vision.training.pace import PaceReport
 from platform_assets.vision.training.state import EpochRow, TrainingState
 from platform_assets.vision.training.step import Teacher
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLoss(DoesNotTrain):
     """Training loss, gradient norm or logits of val became NaN or infinite; `image_ids` are those of the batch, or of val."""
 
     def __init__(self, message: str, image_ids: tuple[str, ...]) -> None:

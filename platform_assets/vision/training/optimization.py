@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from platform_assets.vision.recipes.train_options import DoesNotTrain
+
 if TYPE_CHECKING:
     from platform_assets.vision.networks.models import Classifier
     from platform_assets.vision.recipes.train_options import OptimizerOptions
@@ -21,7 +23,7 @@ _RISING_SHARE, _PEAK_TO_FIRST, _FIRST_TO_LAST = 0.3, 25.0, 1e4
 _EMBEDDING_NAME = re.compile(r"(^|_)(pos|position|positional|cls|class|reg|register|dist|mask)_?(embed|token)")
 
 
-class TooManyFrozenLayers(ValueError):
+class TooManyFrozenLayers(DoesNotTrain):
     """`frozen_layers` is more than the backbone has."""
 
 

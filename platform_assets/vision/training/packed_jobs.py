@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 from platform_assets.vision.training.batches import LabelledImages
 from platform_assets.vision.training.job import Job
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class DoesNotTravel(ValueError):
+class DoesNotTravel(DoesNotTrain):
     """A classifier or teacher that cannot be handed to another process."""
 
 

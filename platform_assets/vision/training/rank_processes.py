@@ -22,13 +22,10 @@ from typing import Any
 
 import torch
 
-from platform_assets.vision.machine.out_of_memory import TrainingOutOfMemory
-from platform_assets.vision.training.batch_plan import TooFewImages
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 from platform_assets.vision.training.distributed import PeerLost, Ranks
-from platform_assets.vision.training.execution import NotOfThisBackbone
-from platform_assets.vision.training.job import Job, Listener, NonFiniteLoss, TrainingStopped
+from platform_assets.vision.training.job import Job, Listener, TrainingStopped
 from platform_assets.vision.training.loop import run_training
-from platform_assets.vision.training.optimization import TooManyFrozenLayers
 from platform_assets.vision.training.pace import PaceReport
 from platform_assets.vision.training.packed_jobs import PackedJob
 from platform_assets.vision.training.state import EpochRow
@@ -206,10 +203,7 @@ def _rank(packed: PackedJob, ranks: Ranks, folder: Path, threads: int, voice: Co
 
 def _as_it_travels(error: BaseException, ranks: Ranks) -> BaseException:
     """Our own errors as they are; others as text, for they may not survive the way to another process."""
-    if isinstance(
-        error,
-        NonFiniteLoss | TrainingStopped | TrainingOutOfMemory | NotOfThisBackbone | TooFewImages | TooManyFrozenLayers,
-    ):
+    if isinstance(error, DoesNotTrain | TrainingStopped):
         return error
     return RankFailed(f"rank {ranks.rank} of {ranks.world}: {''.join(traceback.format_exception(error))}")
 

@@ -12,6 +12,7 @@ import torch
 from platform_assets.vision.networks.models import Classifier, initial_classifier
 from platform_assets.vision.recipes.backbones import SizeDoesNotFit
 from platform_assets.vision.recipes.resolving import training_pixels
+from platform_assets.vision.recipes.train_options import DoesNotTrain
 from platform_assets.vision.training.batches import LabelledImages, batches_per_epoch
 from platform_assets.vision.training.computing_threads import choose_threads
 from platform_assets.vision.training.loading import choose_workers
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from platform_assets.vision.training.state import EpochRow
 
 
-class TeacherDoesNotFit(ValueError):
+class TeacherDoesNotFit(DoesNotTrain):
     """A teacher that cannot judge what its student sees: it was trained on other pixels, or takes no other size."""
 
 
