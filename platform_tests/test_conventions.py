@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,13 @@ def test_rule__passes_good_code(rule) -> None:
     assert list(rule(ast.parse(GOOD_CODE))) == []
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def broken(rule, paths) -> list[str]:
-    return [f"{path.relative_to(ROOT)}:{finding}" for path in paths for finding in rule(ast.parse(path.read_text()))]
+    return [f"{path.relative_to(ROOT)}:{finding}" for path in paths for finding in rule(parsed(path))]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,6 @@ def broken(rule, paths) -> list[str]:
 )
 def test_benchmarks__are_run_by_make_bench(path: Path) -> None:
     """Two were scripts alone, of which `make bench` collected nothing."""
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in parsed(path).body if isinstance(node, ast.FunctionDef)]
     marks = {ast.unparse(mark) for node in functions if node.name.startswith("test_") for mark in node.decorator_list}
     assert "pytest.mark.bench" in marks, f"{path.name}: no test is marked bench, so `make bench` leaves it out"
