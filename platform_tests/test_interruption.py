@@ -207,7 +207,7 @@ def _ctrl_c(project: Path, trial: str) -> None:
         code = running.process.returncode
         to_start, to_exit = asked - began, time.monotonic() - asked
         print(f"{trial}: {to_start:.2f} s to train, Ctrl-C to exit {to_exit:.2f} s")
-        # Idle 3 to 7 s (2026-11) after 15 to start; what slows the one down, slows the other.
+        # Idle 3 to 7 s (2026-11); what slows the exit down, slows the start.
         assert code != 0, f"{code}: {running.said[-2000:]}"
         assert to_exit < to_start, running.said[-2000:]
         assert "Stopped by request. Finished trials and epochs are kept." in running.said

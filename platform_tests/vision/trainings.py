@@ -20,6 +20,7 @@ from platform_assets.vision.networks.models import Classifier, build_classifier
 from platform_assets.vision.recipes.backbones import get_backbone
 from platform_assets.vision.recipes.train_options import TrainRecipe
 from platform_assets.vision.training.batches import LabelledImages
+from platform_assets.vision.training.computing_threads import computing_threads
 from platform_assets.vision.training.train import TrainResult, train
 from platform_tests.vision.shapes import PREPROCESSING, SHAPES, SIDE_PX, coloured_shapes
 
@@ -142,10 +143,8 @@ def some_images(part: LabelledImages, images: int) -> LabelledImages:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """The order of summation follows the number of threads; equality to the bit needs the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with computing_threads(1):
+        yield
 
 
 def main(folder: str, mode: str, kind: str, step: int) -> None:

@@ -152,7 +152,7 @@ class AugmentOptions(Options):
 
 
 class ExecutionOptions(Options):
-    """How the network computes: precision.py, training.py."""
+    """How the network computes: precision.py, execution.py, strategies.py."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = Field(default=False, description="torch.compile: pays in trainings over ten minutes")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.nn.functional import cross_entropy
@@ -165,8 +166,6 @@ def _images_per_second(take: Callable[[], int]) -> float:
 @contextmanager
 def _others_watched() -> Iterator[Callable[[], float]]:
     """A function that afterwards says what share of all cores other processes used within."""
-    import psutil
-
     machine, own, started = _busy_seconds(), time.process_time(), time.perf_counter()
     share = 0.0
     yield lambda: share
@@ -176,8 +175,6 @@ def _others_watched() -> Iterator[Callable[[], float]]:
 
 def _busy_seconds() -> float:
     """Of all cores since the machine began."""
-    import psutil
-
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 

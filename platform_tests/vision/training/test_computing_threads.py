@@ -15,7 +15,12 @@ import torch
 from platform_assets.vision.networks.models import Classifier
 from platform_assets.vision.networks.weights import weights_sha256
 from platform_assets.vision.training import computing_threads as measuring
-from platform_assets.vision.training.computing_threads import MeasuredThreads, ThreadsChoice, choose_threads
+from platform_assets.vision.training.computing_threads import (
+    MeasuredThreads,
+    ThreadsChoice,
+    choose_threads,
+    computing_threads,
+)
 from platform_assets.vision.training.job import TrainingStopped
 from platform_tests.vision.trainings import RECIPE, SmallNet, net_classifier, run
 
@@ -24,10 +29,8 @@ from platform_tests.vision.trainings import RECIPE, SmallNet, net_classifier, ru
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As torch takes them on a machine of two cores."""
     monkeypatch.setattr(measuring, "candidate_threads", lambda: [1, 2])
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with computing_threads(2):
+        yield
 
 
 @pytest.fixture
